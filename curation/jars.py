@@ -1,0 +1,175 @@
+"""Delta's Java side: the few jars that Spark lacks, resolved once, kept in a folder, checked by hash.
+
+Spark would resolve `spark.jars.packages` at every start: 33 jars, most of them in Spark already, and the network each
+time. Here the same resolution runs once, without what Spark has, and every start reads the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+from curation.errors import InputError
+
+SCALA = "2.13"
+
+# In Spark's own jars folder, or for storage that Spark brings along itself.
+IN_SPARK = (
+    "org.apache.*:*",
+    "org.slf4j:*",
+    "org.xerial.snappy:*",
+    "org.locationtech.jts:*",
+    "com.fasterxml.*:*",
+    "com.github.luben:*",
+    "com.google.code.findbugs:*",
+    "commons-*:*",
+    "io.airlift:*",
+    "javax.annotation:*",
+)
+
+
+def _committed_hashes() -> dict[str, str]:
+    lines = files("curation").joinpath("delta-jars.sha256").read_text(encoding="utf-8").splitlines()
+    return {name: sha256 for sha256, name in (line.split() for line in lines)}
+
+
+def _versions() -> dict[str, str]:
+    return {"spark": ".".join(version("pyspark").split(".")[:2]), "delta": version("delta-spark")}
+
+
+def _package() -> str:
+    versions = _versions()
+    # Before 4.1, Delta's artifact named no Spark version.
+    spark = f"_{versions['spark']}" if int(versions["delta"].split(".")[1]) >= 1 else ""
+    return f"io.delta:delta-spark{spark}_{SCALA}:{versions['delta']}"
+
+
+DELTA_JARS = tuple(_committed_hashes())
+"""File names of the nine jars that the locked Spark and Delta need, 14 MB."""
+
+
+def jars_folder() -> Path:
+    """Where the jars are kept: BETR_HOME/jars; in a checkout its .local/jars; else the user's cache."""
+    if home := os.environ.get("BETR_HOME"):
+        return Path(home).expanduser() / "jars"
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / ".local" / "jars"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "betr-bare" / "jars"
+
+
+def find_jars() -> list[Path] | None:
+    """The resolved jars for the installed Spark and Delta, or None where one is missing or cut short."""
+    folder = jars_folder()
+    try:
+        manifest = json.loads((folder / "jars.json").read_text(encoding="utf-8"))
+        jars = [folder / name for name in manifest["bytes"]]
+        whole = all(jar.stat().st_size == manifest["bytes"][jar.name] for jar in jars)
+    except (OSError, ValueError, KeyError):
+        return None
+    return jars if whole and manifest["versions"] == _versions() else None
+
+
+def resolve_jars(target: Path | None = None) -> list[Path]:
+    """Fetch the jars into `target` (default: `jars_folder()`) through Spark's own resolver, which honours its settings.
+
+    The jars of the locked versions must have the hashes of delta-jars.sha256. Raises InputError, with nothing left in
+    `target` that `find_jars` would take for whole, when the resolver finds no way or a hash differs.
+    """
+    target = target or jars_folder()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix="ivy-") as ivy:
+            found = _resolve(Path(ivy))
+            _check_hashes(found)
+            return _keep(found, target)
+    except OSError as error:
+        raise InputError(
+            f"Delta's jars can't be kept in {target} ({error}); set BETR_HOME to a folder that you can write to"
+        ) from error
+
+
+def _resolve(ivy: Path) -> dict[str, Path]:
+    """Run spark-submit over an empty script: resolution is the first thing it does. Returns file name -> path."""
+    import pyspark
+
+    script = ivy / "empty.py"
+    script.touch()
+    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
+    command = [
+        str(submit), "--master", "local[1]", "--packages", _package(), "--exclude-packages", ",".join(IN_SPARK),
+        "--conf", f"spark.jars.ivy={ivy}", str(script),
+    ]  # fmt: skip
+    outcome = subprocess.run(
+        command,
+        env={**os.environ, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    jars = sorted((ivy / "jars").glob("*.jar"))
+    if outcome.returncode or not jars:
+        log = Path(tempfile.gettempdir()) / "betr-delta-jars.log"
+        log.write_text(outcome.stdout + outcome.stderr, encoding="utf-8")
+        if "JAVA_HOME" in outcome.stderr:
+            raise InputError("Spark needs Java 17 or newer, and there is none on PATH: install one or set JAVA_HOME")
+        raise InputError(
+            f"Spark could not fetch Delta's jars ({_package()}): the network, or Spark's spark.jars.ivySettings, must reach "
+            f"a Maven repository that has them; the resolver's report is in {log}"
+        )
+    # The resolver names a file <organisation>_<artifact>-<version>.jar; an organisation has no underscore.
+    return {jar.name.split("_", 1)[1]: jar for jar in jars}
+
+
+def _check_hashes(found: dict[str, Path]) -> None:
+    expected = _committed_hashes()
+    if f"delta-spark_{_versions()['spark']}_{SCALA}-{_versions()['delta']}.jar" not in expected:
+        return  # Not the locked pair: the resolver's own checksums have to do.
+    if missing := sorted(expected.keys() - found.keys()):
+        raise InputError(f"Delta's jars are incomplete: the resolver brought no {', '.join(missing)}; run it again")
+    for name in sorted(found.keys() - expected.keys()):
+        del found[name]
+    for name, jar in found.items():
+        sha256 = hashlib.sha256(jar.read_bytes()).hexdigest()
+        if sha256 != expected[name]:
+            raise InputError(
+                f"{name} has sha256 {sha256}, where curation/delta-jars.sha256 says {expected[name]}: "
+                "what was fetched is not what was published; check the repository that Spark resolves from"
+            )
+
+
+def _keep(found: dict[str, Path], target: Path) -> list[Path]:
+    kept = []
+    for name, jar in sorted(found.items()):
+        part = target / f"{name}.{os.getpid()}.part"
+        shutil.copyfile(jar, part)
+        kept.append(part.replace(target / name))
+    manifest = {"versions": _versions(), "bytes": {jar.name: jar.stat().st_size for jar in kept}}
+    part = target / f"jars.json.{os.getpid()}.part"
+    part.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    part.replace(target / "jars.json")  # last: a folder without it holds no jars
+    return kept
+
+
+def main() -> int:
+    """`python -m curation.jars`: fetch the jars unless they are there."""
+    try:
+        if find_jars() is None:
+            resolve_jars()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

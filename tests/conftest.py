@@ -1,0 +1,40 @@
+"""One Spark session for the whole suite: classic, or Connect when CURATION_TEST_CONNECT=1."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+
+CONF = {"spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2"}
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    from curation import session as sessions
+
+    if os.environ.get("CURATION_TEST_CONNECT") == "1":
+        settings = {
+            **sessions._laptop_defaults("local[2]"), **sessions.DELTA_CONF, **sessions.RUNTIME_CONF, **CONF,
+            "spark.api.mode": "connect", "spark.jars": sessions.jars_argument(),
+            "spark.connect.grpc.binding.port": "0",
+        }
+        builder = SparkSession.builder.master("local[2]").appName("tests")
+        for key, value in settings.items():
+            builder = builder.config(key, value)
+        session = builder.getOrCreate()
+        assert sessions.is_connect(session)
+    else:
+        session = sessions.get_session("tests", master="local[2]", conf=CONF)
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def tables_root(tmp_path: Path) -> str:
+    return str(tmp_path / "tables")

@@ -1,0 +1,170 @@
+"""Tables: written idempotently by key, checked before a row is written, each commit with its lineage."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from curation.errors import InputError, SchemaError, TablesBusyError
+from curation.tables import Tables, TableSpec, absolute, hold, is_catalog_name
+
+pytestmark = pytest.mark.stage
+
+THINGS = TableSpec("things", key=("id",), schema="id string, kind string, value double", partition_by=("kind",))
+OTHERS = TableSpec("others", key=("id",), schema="id string")
+
+
+def things(spark: SparkSession, *rows: tuple[str | None, str, float]) -> DataFrame:
+    return spark.createDataFrame(rows, THINGS.schema)
+
+
+def content(tables: Tables, version: int | None = None) -> list[tuple[str, str, float]]:
+    return sorted(tuple(row) for row in tables.read(THINGS, version).collect())
+
+
+def test_inserting_twice_changes_nothing_and_keeps_what_is_there(spark: SparkSession, tables_root: str) -> None:
+    tables = Tables(spark, tables_root)
+    tables.insert(THINGS, things(spark, ("a", "x", 1.0), ("b", "y", 2.0)))
+    tables.insert(THINGS, things(spark, ("b", "y", 9.0), ("c", "y", 3.0)))
+    assert content(tables) == [("a", "x", 1.0), ("b", "y", 2.0), ("c", "y", 3.0)]
+
+
+def test_upserting_updates_by_key(spark: SparkSession, tables_root: str) -> None:
+    tables = Tables(spark, tables_root)
+    tables.append(THINGS, things(spark, ("a", "x", 1.0)))
+    tables.upsert(THINGS, things(spark, ("a", "x", 5.0), ("b", "x", 2.0)))
+    assert content(tables) == [("a", "x", 5.0), ("b", "x", 2.0)]
+
+
+def test_replacing_touches_only_the_named_rows_and_is_repeatable(spark: SparkSession, tables_root: str) -> None:
+    tables = Tables(spark, tables_root)
+    tables.append(THINGS, things(spark, ("a", "x", 1.0), ("b", "it's", 2.0)))
+    for _ in range(2):
+        tables.replace(THINGS, things(spark, ("c", "it's", 3.0)), where={"kind": "it's"})
+        assert content(tables) == [("a", "x", 1.0), ("c", "it's", 3.0)]
+
+
+def test_a_version_reads_as_it_was_and_a_read_frame_is_pinned(spark: SparkSession, tables_root: str) -> None:
+    tables = Tables(spark, tables_root)
+    tables.append(THINGS, things(spark, ("a", "x", 1.0)))
+    before, pinned = tables.version(THINGS), tables.read(THINGS)
+    tables.append(THINGS, things(spark, ("b", "x", 2.0)))
+    assert content(tables, before) == [("a", "x", 1.0)]
+    assert pinned.count() == 1
+    assert tables.read(THINGS).count() == 2
+
+
+def test_a_table_that_is_not_there_reads_as_empty(spark: SparkSession, tables_root: str) -> None:
+    tables = Tables(spark, tables_root)
+    assert not tables.exists(THINGS)
+    assert tables.version(THINGS) is None
+    assert tables.read(THINGS).columns == ["id", "kind", "value"]
+    assert tables.read(THINGS).count() == 0
+
+
+def test_every_commit_says_who_made_it_from_what(spark: SparkSession, tables_root: str) -> None:
+    tables = Tables(spark, tables_root, run_id="r1", config_hash="c1")
+    tables.append(OTHERS, spark.createDataFrame([("o",)], OTHERS.schema))
+    tables.read(OTHERS)
+    tables.insert(THINGS, things(spark, ("a", "x", 1.0)))
+    tables.append(THINGS, things(spark, ("b", "x", 1.0)))
+    commits = tables.history(THINGS)
+    assert [commit["operation"] for commit in commits][:2] == ["WRITE", "MERGE"]
+    lineage = {"run_id": "r1", "config_hash": "c1", "read_versions": {"others": tables.version(OTHERS)}}
+    assert [commit["userMetadata"] for commit in commits] == [lineage] * len(commits)
+
+
+@pytest.mark.parametrize("method", ["insert", "upsert", "append"])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("a", "x", 1.0), ("a", "y", 2.0)], r"things: the key \{'id': 'a'\} stands 2 times .* nothing was written"),
+        ([(None, "x", 1.0)], r"things: the key \{'id': None\} has no value"),
+    ],
+)
+def test_a_bad_key_is_refused_before_a_row_is_written(
+    spark: SparkSession, tables_root: str, method: str, rows: list[tuple[str | None, str, float]], message: str
+) -> None:
+    tables = Tables(spark, tables_root)
+    with pytest.raises(SchemaError, match=message):
+        getattr(tables, method)(THINGS, things(spark, *rows))
+    assert tables.read(THINGS).count() == 0
+
+
+def test_other_columns_than_declared_are_refused(spark: SparkSession, tables_root: str) -> None:
+    rows = things(spark, ("a", "x", 1.0)).withColumnRenamed("kind", "sort")
+    with pytest.raises(SchemaError, match=r"things: rows lack \['kind'\] and hold \['sort'\] besides"):
+        Tables(spark, tables_root).append(THINGS, rows)
+
+
+def test_a_root_that_holds_another_schema_is_refused(spark: SparkSession, tables_root: str) -> None:
+    Tables(spark, tables_root).append(THINGS, things(spark, ("a", "x", 1.0)))
+    other = TableSpec("things", key=("id",), schema="id string, size bigint")
+    with pytest.raises(SchemaError, match=r"holds another schema .*kind string.* choose another --tables root"):
+        Tables(spark, tables_root).read(other)
+
+
+def test_a_folder_that_is_no_table_is_refused(spark: SparkSession, tables_root: str) -> None:
+    folder = Path(tables_root, "things")
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(SchemaError, match="holds files but no Delta table"):
+        Tables(spark, tables_root).read(THINGS)
+
+
+def test_a_root_that_is_a_file_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file; name a folder"):
+        Tables(spark, str(tmp_path / "file"))
+
+
+def test_tables_in_a_schema_work_as_those_in_a_folder(spark: SparkSession) -> None:
+    spark.sql("DROP SCHEMA IF EXISTS spark_catalog.curation_test CASCADE")
+    spark.sql("CREATE SCHEMA spark_catalog.curation_test")
+    try:
+        tables = Tables(spark, "spark_catalog.curation_test", run_id="r")
+        assert tables.is_catalog and not tables.exists(THINGS)
+        tables.insert(THINGS, things(spark, ("a", "x", 1.0)))
+        tables.append(THINGS, things(spark, ("b", "y", 1.0)))
+        tables.replace(THINGS, things(spark, ("c", "x", 1.0)), where={"kind": "x"})
+        assert content(tables) == [("b", "y", 1.0), ("c", "x", 1.0)]
+        assert tables.history(THINGS)[0]["userMetadata"]["run_id"] == "r"
+        with hold(tables, lease_seconds=60), pytest.raises(TablesBusyError, match="in use by"), hold(tables):
+            pass
+        with hold(tables, lease_seconds=60):  # given back: the next run may come
+            pass
+    finally:
+        spark.sql("DROP SCHEMA spark_catalog.curation_test CASCADE")
+
+
+def _hold_until(root: str, held: "multiprocessing.synchronize.Event", stop: "multiprocessing.synchronize.Event") -> None:
+    from curation.tables import _hold_folder
+
+    with _hold_folder(Path(root)):
+        held.set()
+        stop.wait(60)
+
+
+def test_two_runs_on_one_root_exclude_each_other_and_a_dead_one_frees_it(spark: SparkSession, tables_root: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, stop = context.Event(), context.Event()
+    other = context.Process(target=_hold_until, args=(tables_root, held, stop))
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(TablesBusyError, match=f"in use by process {other.pid}"), hold(Tables(spark, tables_root)):
+        pass
+    other.kill()
+    other.join()
+    with hold(Tables(spark, tables_root)):
+        assert Path(tables_root, ".lock").read_text().startswith("process")
+
+
+def test_roots_are_told_apart() -> None:
+    assert is_catalog_name("main.betr")
+    assert not is_catalog_name("./main.betr")
+    assert not is_catalog_name("/data/main.betr")
+    assert not is_catalog_name("tables")
+    assert absolute("s3://bucket/x/") == "s3://bucket/x"
+    assert absolute("file:///tmp/x") == "/tmp/x"
+    assert absolute("x") == str(Path.cwd() / "x")
