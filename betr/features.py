@@ -1,0 +1,451 @@
+"""Text -> hashed words and word n-grams, exactly as fastText 0.9 reads a line, compiled, over Arrow buffers.
+
+What a line is (fastText `Dictionary::getLine`): tokens are cut at space, \\n, \\r, \\t, \\v, \\f and NUL; the end of
+the text adds the token `</s>`, which counts as a word and in the n-grams; a literal `</s>` ends the text where it
+stands; tokens that begin with the label prefix are skipped; words outside the vocabulary add no feature of their own,
+only their n-grams. A newline is white space here and a document is one line: the score is fastText's for
+`text.replace("\\n", " ")`. Hashes are FNV-1a over *sign-extended* bytes; the n-gram of hashes a, b, ... is ((a *
+116049371 + b) * 116049371 + ...) on int32 hashes sign-extended to 64 bits, modulo the number of buckets.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+from curation.errors import InputError
+
+EOS = b"</s>"
+MAX_WORD_NGRAMS = 5
+FASTTEXT_LOG_OFFSET = 1e-5  # fastText reports exp(log(p + 1e-5)), that is p + 1e-5
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """How text becomes features: words and word n-grams up to `word_ngrams`, hashed into `buckets`."""
+
+    word_ngrams: int = 2
+    buckets: int = 2_000_000
+    label_prefix: str = "__label__"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.word_ngrams <= MAX_WORD_NGRAMS:
+            raise InputError(f"word_ngrams must be in 1..{MAX_WORD_NGRAMS}; got {self.word_ngrams!r}")
+        if not (0 if self.word_ngrams == 1 else 1) <= self.buckets < 2**31:
+            raise InputError(f"buckets must be in 1..2^31-1 when word_ngrams > 1; got {self.buckets!r}")
+        if not self.label_prefix:
+            raise InputError(
+                "label_prefix must not be empty: it would make every token a label; fastText's is __label__"
+            )
+
+
+class Vocabulary(NamedTuple):
+    """Words as bytes, and an open-addressing table over them (rows: first 8 bytes, last 8 bytes, length and id, hash).
+
+    Lookup compares bytes, not fingerprints: no unknown word is ever taken for a known one.
+    """
+
+    slots: npt.NDArray[np.uint64]
+    pool: U8
+    offsets: I64
+
+
+def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """numba.njit, cached on disk where the package or the user's cache folder can be written, without the GIL."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+        except RuntimeError:  # "no locator available": a read-only installation without a home, as on some clusters
+            return numba.njit(nogil=True, error_model="numpy", **options)(function)
+
+    return compiled
+
+
+def _instruction(function: Callable[..., Any]) -> Any:
+    """numba's intrinsic, for what Python has no word for: the kernels call it without the typing context."""
+    return intrinsic(function)
+
+
+@_instruction
+def _load8(typingctx: Any, array: Any, index: Any) -> Any:
+    """The eight bytes array[index : index + 8] as one little-endian integer; the caller checks the bounds."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = make_array(signature.args[0])(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(64).as_pointer())
+        return builder.load(pointer, align=1)
+
+    return types.uint64(array, types.intp), codegen
+
+
+@_instruction
+def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of element `index` (of the first axis) ahead of its use."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        made = make_array(signature.args[0])(context, builder, args[0])
+        stride = builder.extract_value(made.strides, 0)
+        base = builder.bitcast(made.data, ir.IntType(8).as_pointer())
+        pointer = builder.gep(base, [builder.mul(args[1], stride)])
+        flag = ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [pointer.type], ir.FunctionType(ir.VoidType(), [pointer.type, flag, flag, flag])
+        )
+        builder.call(function, [pointer, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@_instruction
+def _high_product(typingctx: Any, a: Any, b: Any) -> Any:
+    """The upper 64 bits of the 128-bit product of two uint64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
+        return builder.trunc(builder.lshr(product, wide(64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), codegen
+
+
+_SPACE = np.zeros(256, np.bool_)
+_SPACE[[*b" \n\r\t\v\f\0"]] = True
+_TO_BLANK = bytes.maketrans(b"\n\r\t\v\f\0", b" " * 6)
+_FNV_SEED = np.uint32(2166136261)
+_FNV_PRIME = np.uint32(16777619)
+_NGRAM_PRIME = np.uint64(116049371)
+
+
+@jit()
+def _hash(data: U8, start: int, stop: int) -> Any:
+    value = _FNV_SEED
+    for i in range(start, stop):
+        value = np.uint32(np.uint32(value ^ np.uint32(np.int8(data[i]))) * _FNV_PRIME)
+    return value
+
+
+@jit()
+def _next_token(data: U8, i: int, end: int) -> Any:
+    """(start, stop, hash) of the first token at or after i; start == end where there is none."""
+    while i < end and _SPACE[data[i]]:
+        i += 1
+    start = i
+    value = _FNV_SEED
+    while i < end:
+        byte = data[i]
+        if byte <= 32 and _SPACE[byte]:
+            break
+        value = np.uint32(np.uint32(value ^ np.uint32(np.int8(byte))) * _FNV_PRIME)
+        i += 1
+    return start, i, value
+
+
+@jit()
+def _head(data: U8, start: int, length: int) -> Any:
+    """The first min(length, 8) bytes, zero-padded: since no token holds a NUL, short words are told apart by it."""
+    if start + 8 <= data.size:
+        word = _load8(data, start)
+        if length < 8:
+            word &= (np.uint64(1) << np.uint64(8 * length)) - np.uint64(1)
+        return word
+    word = np.uint64(0)
+    for k in range(min(length, 8)):
+        word |= np.uint64(data[start + k]) << np.uint64(8 * k)
+    return word
+
+
+@jit()
+def _find(vocabulary: Vocabulary, data: U8, start: int, stop: int, value: int) -> Any:
+    """The slot of the word data[start:stop], or the empty slot where it belongs."""
+    slots, pool, offsets = vocabulary
+    length = stop - start
+    head = _head(data, start, length)
+    tail = _load8(data, stop - 8) if length > 8 else head
+    mask = np.int64(slots.shape[0] - 1)
+    i = np.int64(value) & mask
+    while True:
+        info = slots[i, 2]
+        if info == 0:
+            return i
+        if slots[i, 0] == head and slots[i, 1] == tail and np.int64(info >> np.uint64(32)) == length:
+            if length <= 16:
+                return i
+            known, k = offsets[np.int64(info & np.uint64(0xFFFFFFFF)) - 1], 8
+            while k < length - 8 and pool[known + k] == data[start + k]:
+                k += 1
+            if k >= length - 8:
+                return i
+        i = (i + 1) & mask
+
+
+@jit()
+def _insert(vocabulary: Vocabulary, slot: int, data: U8, start: int, stop: int, value: int, word: int) -> None:
+    slots = vocabulary.slots
+    slots[slot, 0] = _head(data, start, stop - start)
+    slots[slot, 1] = _load8(data, stop - 8) if stop - start > 8 else slots[slot, 0]
+    slots[slot, 2] = (np.uint64(stop - start) << np.uint64(32)) | np.uint64(word + 1)
+    slots[slot, 3] = value
+
+
+@jit()
+def _fill(vocabulary: Vocabulary, words: int) -> int:
+    """Enter the first `words` words of the pool into the empty table; returns the first word that is there twice, or
+    -1.
+    """
+    slots, pool, offsets = vocabulary
+    for word in range(words):
+        value = _hash(pool, offsets[word], offsets[word + 1])
+        slot = _find(vocabulary, pool, offsets[word], offsets[word + 1], value)
+        if slots[slot, 2] != 0:
+            return word
+        _insert(vocabulary, slot, pool, offsets[word], offsets[word + 1], value, word)
+    return -1
+
+
+def build_vocabulary(pool: U8, offsets: I64, *, room: int = 0) -> Vocabulary:
+    """The lookup table over the words pool[offsets[i]:offsets[i+1]], with slots for `room` words more."""
+    words = len(offsets) - 1
+    slots = 1 << max(4, math.ceil(math.log2(2 * (words + room) + 1)))
+    vocabulary = Vocabulary(np.zeros((slots, 4), np.uint64), pool, offsets)
+    if (twice := _fill(vocabulary, words)) >= 0:
+        word = pool[offsets[twice] : offsets[twice + 1]].tobytes()
+        raise InputError(f"the vocabulary holds the word {word!r} twice; train or export the model again")
+    return vocabulary
+
+
+@jit()
+def _starts_with(data: U8, start: int, stop: int, prefix: U8) -> bool:
+    if stop - start < prefix.size:
+        return False
+    k = 0
+    while k < prefix.size and data[start + k] == prefix[k]:
+        k += 1
+    return k == prefix.size
+
+
+_BLOCK = (
+    512  # tokens whose lookups are under way at once: the tables don't fit into the cache, so their latency is hidden
+)
+
+
+@jit()
+def score_kernel(
+    data: U8,
+    offsets: I64,
+    vocabulary: Vocabulary,
+    word_weights: F32,
+    bucket_weights: F32,
+    word_ngrams: int,
+    label_prefix: U8,
+    eos: U8,
+    margins: F64,
+    scores: F64,
+) -> None:
+    """For each text data[offsets[i]:offsets[i+1]]: the mean weight of its features, and what fastText reports of it.
+
+    Words of the vocabulary beyond `word_weights` are labels: skipped. A text without any feature has margin 0.
+    """  # No fastmath: a score depends on the document alone, not on how sums are regrouped around it.
+    slots = vocabulary.slots
+    mask = np.int64(slots.shape[0] - 1)
+    buckets = np.uint64(max(bucket_weights.size, 1))
+    inverse = np.uint64(0xFFFFFFFFFFFFFFFF) // buckets
+    partial = np.zeros(word_ngrams, np.uint64)  # running hashes of the n-grams that the next token continues
+    eos_hash = _hash(eos, 0, eos.size)
+    starts, stops, hashes = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.uint32)
+    chosen = np.empty(_BLOCK * word_ngrams, np.int64)
+    for document in range(offsets.size - 1):
+        i, end = offsets[document], offsets[document + 1]
+        total, features, open_ngrams, ended = 0.0, 0, 0, False
+        while not ended:
+            tokens = 0
+            while tokens < _BLOCK:
+                start, i, value = _next_token(data, i, end)
+                if start == i:
+                    break
+                starts[tokens], stops[tokens], hashes[tokens] = start, i, value
+                prefetch(slots, np.int64(value) & mask)
+                tokens += 1
+            at_end = tokens < _BLOCK
+            found = 0
+            for t in range(tokens + at_end):
+                if t < tokens:
+                    value, start, stop = hashes[t], starts[t], stops[t]
+                    slot = _find(vocabulary, data, start, stop, value)
+                    ended = value == eos_hash and stop - start == eos.size and _starts_with(data, start, stop, eos)
+                else:
+                    value, ended = eos_hash, True
+                    slot = _find(vocabulary, eos, 0, eos.size, value)
+                word = np.int64(slots[slot, 2] & np.uint64(0xFFFFFFFF)) - 1
+                if word >= 0:
+                    if word >= word_weights.size:
+                        continue
+                    total += word_weights[word]
+                    features += 1
+                elif t < tokens and _starts_with(data, start, stop, label_prefix):
+                    continue
+                token = np.uint64(np.int64(np.int32(value)))
+                for k in range(open_ngrams):
+                    partial[k] = partial[k] * _NGRAM_PRIME + token
+                    # partial[k] % buckets; the estimated quotient is right or one too small
+                    rest = partial[k] - _high_product(partial[k], inverse) * buckets
+                    bucket = np.int64(rest if rest < buckets else rest - buckets)
+                    prefetch(bucket_weights, bucket)
+                    chosen[found] = bucket
+                    found += 1
+                if open_ngrams < word_ngrams - 1:
+                    open_ngrams += 1
+                else:
+                    for k in range(open_ngrams - 1):
+                        partial[k] = partial[k + 1]
+                if open_ngrams > 0:
+                    partial[open_ngrams - 1] = token
+                if ended:
+                    break
+            for k in range(found):
+                total += bucket_weights[chosen[k]]
+            features += found
+        margin = total / features if features > 0 else 0.0
+        margins[document] = margin
+        scores[document] = 1.0 / (1.0 + math.exp(-margin)) + FASTTEXT_LOG_OFFSET
+
+
+@jit()
+def collect_kernel(
+    data: U8,
+    offsets: I64,
+    first: int,
+    vocabulary: Vocabulary,
+    counts: I64,
+    used: I64,
+    word_ngrams: int,
+    buckets: int,
+    label_prefix: U8,
+    eos: U8,
+    seen: npt.NDArray[np.bool_],
+    features: npt.NDArray[np.int32],
+    ends: I64,
+    tokens: I64,
+) -> int:
+    """Write the features of the texts from `first` on; returns the first text for which some array is too small.
+
+    A word is its id, in order of first appearance; a bucket b is -1 - b. `used` holds [words, bytes of the pool].
+    `ends` and `tokens` get, for each text, where its features end and how many tokens fastText counts in it.
+    """
+    slots, pool, pool_offsets = vocabulary
+    partial = np.zeros(word_ngrams, np.uint64)
+    eos_hash = _hash(eos, 0, eos.size)
+    written = 0
+    for document in range(first, offsets.size - 1):
+        i, end = offsets[document], offsets[document + 1]
+        most_tokens = (end - i) // 2 + 2
+        if (
+            written + most_tokens * word_ngrams > features.size
+            or used[0] + most_tokens > counts.size
+            or 2 * (used[0] + most_tokens) > slots.shape[0]
+            or used[1] + (end - i) + eos.size > pool.size
+        ):
+            return document
+        open_ngrams, ended, seen_tokens = 0, False, 0
+        while not ended:
+            start, stop, value = _next_token(data, i, end)
+            i = stop
+            source = data
+            if start == stop:
+                source, start, stop, value, ended = eos, 0, eos.size, eos_hash, True
+            else:
+                ended = value == eos_hash and stop - start == eos.size and _starts_with(data, start, stop, eos)
+            seen_tokens += 1
+            if _starts_with(source, start, stop, label_prefix):
+                continue
+            slot = _find(vocabulary, source, start, stop, value)
+            word = np.int64(slots[slot, 2] & np.uint64(0xFFFFFFFF)) - 1
+            if word < 0:
+                word = used[0]
+                _insert(vocabulary, slot, source, start, stop, value, word)
+                for k in range(stop - start):
+                    pool[used[1] + k] = source[start + k]
+                used[0] += 1
+                used[1] += stop - start
+                pool_offsets[used[0]] = used[1]
+            counts[word] += 1
+            features[written] = word
+            written += 1
+            token = np.uint64(np.int64(np.int32(value)))
+            for k in range(open_ngrams):
+                partial[k] = partial[k] * _NGRAM_PRIME + token
+                bucket = np.int64(partial[k] % np.uint64(buckets))
+                seen[bucket] = True
+                features[written] = -1 - bucket
+                written += 1
+            if open_ngrams < word_ngrams - 1:
+                open_ngrams += 1
+            else:
+                for k in range(open_ngrams - 1):
+                    partial[k] = partial[k + 1]
+            if open_ngrams > 0:
+                partial[open_ngrams - 1] = token
+        ends[document] = written
+        tokens[document] = seen_tokens
+    return offsets.size - 1
+
+
+def text_buffers(texts: pa.Array | pa.ChunkedArray) -> tuple[U8, I64]:
+    """The UTF-8 bytes of a string column and the n + 1 positions of its texts in them; bytes are not copied.
+
+    Slices keep their place; a null is whatever its slot holds: mask it afterwards.
+    """
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.combine_chunks()
+    if isinstance(texts, pa.ChunkedArray):  # combine_chunks keeps several chunks where one would overflow its offsets
+        texts = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in texts.chunks])
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        texts = texts.cast(pa.large_string())
+    _, offsets_buffer, data_buffer = texts.buffers()
+    width = np.int32 if pa.types.is_string(texts.type) else np.int64
+    if len(texts) == 0 or offsets_buffer is None:
+        offsets = np.zeros(1, np.int64)
+    else:
+        item = np.dtype(width).itemsize
+        offsets = np.frombuffer(offsets_buffer, width, len(texts) + 1, texts.offset * item).astype(np.int64)
+    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
+    data = data.view()
+    data.flags.writeable = False  # one compiled variant, whether Arrow says that the buffer may be written or not
+    return data, offsets
+
+
+def as_bytes(text: str | bytes) -> U8:
+    """A short byte string as the read-only array that the kernels take."""
+    return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
+
+
+def tokenize(text: bytes) -> list[bytes]:
+    """The tokens of one text, `</s>` last: slow, to explain a score."""
+    tokens = [token for token in text.translate(_TO_BLANK).split(b" ") if token]
+    return [*tokens[: tokens.index(EOS)], EOS] if EOS in tokens else [*tokens, EOS]
+
+
+def ngram_buckets(tokens: list[bytes], spec: FeatureSpec) -> list[tuple[bytes, int]]:
+    """Every n-gram (n >= 2) of the tokens, joined by spaces, with its bucket: slow, to explain a score."""
+    hashes = [int(np.int32(np.uint32(_hash(as_bytes(token), 0, len(token))))) for token in tokens]
+    found = []
+    for i, value in enumerate(hashes):
+        for j in range(i + 1, min(len(hashes), i + spec.word_ngrams)):
+            value = (value * int(_NGRAM_PRIME) + hashes[j]) % 2**64
+            found.append((b" ".join(tokens[i : j + 1]), value % spec.buckets))
+    return found

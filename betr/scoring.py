@@ -1,0 +1,167 @@
+"""Every document of the corpus -> a score and its tokens: one pass over the text, near the speed of reading it."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql.types import DoubleType, LongType, StructField, StructType
+
+from betr.classifier import FoldedClassifier
+from curation.errors import InputError, MissingExtraError
+from curation.session import Shared
+
+
+class TokenCounter(Protocol):
+    """Counts the tokens of texts."""
+
+    def count(self, texts: pa.Array) -> pa.Array:
+        """int64 [n], null where the text is null."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What identifies the count: it belongs with every figure in tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class BytesPerToken:
+    """Tokens as UTF-8 bytes over a calibrated ratio, rounded half up, at least 1."""
+
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < float("inf"):
+            raise InputError(f"bytes per token must be a positive number; got {self.ratio!r}")
+
+    @property
+    def name(self) -> str:
+        return f"bytes/{self.ratio!r}"
+
+    def count(self, texts: pa.Array) -> pa.Array:
+        size = pc.binary_length(texts)
+        counts = np.floor(size.fill_null(0).to_numpy(zero_copy_only=False) / self.ratio + 0.5)
+        mask = texts.is_null().to_numpy(zero_copy_only=False)
+        return pa.array(np.maximum(counts, 1).astype(np.int64), mask=mask)
+
+
+@dataclass(frozen=True)
+class ExactTokens:
+    """Tokens of a Hugging Face fast tokenizer, special tokens left out.
+
+    `definition` is the text of its tokenizer.json, so that executors need neither the file nor the network.
+    """
+
+    tokenizer: str
+    definition: str
+
+    @classmethod
+    def load(cls, tokenizer: str) -> "ExactTokens":
+        """By name or path: a tokenizer.json, a folder that holds one, a name in the local Hugging Face cache, then
+        the hub.
+        """
+        counter = cls(tokenizer, _tokenizer_file(tokenizer).read_text(encoding="utf-8"))
+        _tokenizer(counter.definition)  # a file that is no tokenizer fails here, not on an executor
+        return counter
+
+    @property
+    def name(self) -> str:
+        return f"tokenizer {self.tokenizer}"
+
+    def count(self, texts: pa.Array) -> pa.Array:
+        tokenizer = _tokenizer(self.definition)
+        counts = np.zeros(len(texts), np.int64)
+        for start in range(0, len(texts), 256):  # bounds what the encodings of a batch take
+            block = texts[start : start + 256].fill_null("").to_pylist()
+            encodings = tokenizer.encode_batch_fast(block, add_special_tokens=False)
+            counts[start : start + len(block)] = [len(encoding) for encoding in encodings]
+        return pa.array(counts, mask=texts.is_null().to_numpy(zero_copy_only=False))
+
+
+def _tokenizer_file(name: str) -> Path:
+    path = Path(name)
+    for candidate in (path, path / "tokenizer.json"):
+        if candidate.is_file():
+            return candidate
+    if not path.exists():
+        try:
+            from huggingface_hub import hf_hub_download
+        except ImportError as error:
+            raise MissingExtraError(f"the tokenizer {name!r}", "embedding") from error
+        for offline in (True, False):
+            try:
+                return Path(hf_hub_download(name, "tokenizer.json", local_files_only=offline))
+            except Exception:  # the hub raises a dozen kinds; the next try, or the message below, follows
+                continue
+    raise InputError(
+        f"no tokenizer {name!r}: neither a tokenizer.json, nor a folder with one, nor a model at hand; give a path"
+    )
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(definition: str) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingExtraError("counting tokens with a tokenizer", "embedding") from error
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one thread a task
+    try:
+        tokenizer = Tokenizer.from_str(definition)
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"the tokenizer's definition can't be read ({error}); give a tokenizer.json") from error
+    tokenizer.no_truncation()  # sentence encoders cut at some hundred tokens: here the whole text counts
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def calibrate_bytes_per_token(texts: Iterable[str], tokenizer: str | ExactTokens) -> float:
+    """Total UTF-8 bytes over total tokens of a sample of texts."""
+    counter = ExactTokens.load(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    sample = pa.array(texts, pa.large_string())
+    size = pc.sum(pc.binary_length(sample)).as_py() or 0
+    tokens = pc.sum(counter.count(sample)).as_py() or 0
+    if tokens == 0:
+        raise InputError(
+            f"{counter.name} finds no token in {len(sample)} sampled texts; give another sample or tokenizer"
+        )
+    return float(size / tokens)
+
+
+@lru_cache(maxsize=2)
+def _classifier(payload: bytes) -> FoldedClassifier:
+    """One decoded classifier and lookup table per worker process, not per task or batch."""
+    return FoldedClassifier.from_bytes(payload)
+
+
+def score_documents(
+    documents: DataFrame, *, classifier: Shared[bytes], tokens: TokenCounter, keep: Sequence[str] = ()
+) -> DataFrame:
+    """doc_id, score (double), tokens (bigint) and the columns `keep` of every document; both null where text is null.
+
+    `documents` has doc_id and text; `classifier` shares `FoldedClassifier.to_bytes()`. A row depends on its text alone:
+    no partitioning and no batch size changes it.
+    """
+    passed = ["doc_id", *keep]
+    result = StructType(
+        [documents.schema["doc_id"], StructField("score", DoubleType()), StructField("tokens", LongType())]
+        + [documents.schema[name] for name in keep]
+    )
+
+    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        model = _classifier(classifier.value)
+        for batch in batches:
+            texts = batch.column("text")
+            columns = [batch.column(name) for name in passed]
+            yield pa.RecordBatch.from_arrays(
+                [columns[0], model.score_array(texts), tokens.count(texts), *columns[1:]],
+                ["doc_id", "score", "tokens", *keep],
+            )
+
+    return documents.select(*passed, "text").mapInArrow(score, result)
