@@ -26,8 +26,14 @@ class TablesBusyError(InputError):
 _ON_EXECUTOR = re.compile(r"^(?:curation\.errors\.)?(?:InputError|SchemaError|ValueError): (.+)$", re.MULTILINE)
 
 _CAUSES = (
-    ("No space left on device", "the disk is full; free some space (or set --spark spark.local.dir=FOLDER) and run again"),
-    ("OutOfMemoryError", "Java ran out of memory; give it more with --spark spark.driver.memory=8g (executor: spark.executor.memory)"),
+    (
+        "No space left on device",
+        "the disk is full; free some space (or set --spark spark.local.dir=FOLDER) and run again",
+    ),
+    (
+        "OutOfMemoryError",
+        "Java ran out of memory; give it more with --spark spark.driver.memory=8g (executor: spark.executor.memory)",
+    ),
     ("MemoryError", "a Python worker ran out of memory; use fewer cores (--master local[1]) or smaller --chunk-bytes"),
     ("FAILED_READ_FILE", "a file vanished or can't be read"),
     ("SparkFileNotFoundException", "a file vanished while it was read"),

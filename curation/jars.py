@@ -56,14 +56,18 @@ DELTA_JARS = tuple(_committed_hashes())
 """File names of the nine jars that the locked Spark and Delta need, 14 MB."""
 
 
-def jars_folder() -> Path:
-    """Where the jars are kept: BETR_HOME/jars; in a checkout its .local/jars; else the user's cache."""
+def home_folder() -> Path:
+    """Where local state is kept: BETR_HOME; in a checkout its .local; else a folder in the user's cache."""
     if home := os.environ.get("BETR_HOME"):
-        return Path(home).expanduser() / "jars"
+        return Path(home).expanduser()
     checkout = Path(__file__).resolve().parent.parent
     if (checkout / "pyproject.toml").is_file():
-        return checkout / ".local" / "jars"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "betr-bare" / "jars"
+        return checkout / ".local"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "betr-bare"
+
+
+def jars_folder() -> Path:
+    return home_folder() / "jars"
 
 
 def find_jars() -> list[Path] | None:
@@ -123,8 +127,8 @@ def _resolve(ivy: Path) -> dict[str, Path]:
         if "JAVA_HOME" in outcome.stderr:
             raise InputError("Spark needs Java 17 or newer, and there is none on PATH: install one or set JAVA_HOME")
         raise InputError(
-            f"Spark could not fetch Delta's jars ({_package()}): the network, or Spark's spark.jars.ivySettings, must reach "
-            f"a Maven repository that has them; the resolver's report is in {log}"
+            f"Spark could not fetch Delta's jars ({_package()}): the network, or Spark's spark.jars.ivySettings, must "
+            f"reach a Maven repository that has them; the resolver's report is in {log}"
         )
     # The resolver names a file <organisation>_<artifact>-<version>.jar; an organisation has no underscore.
     return {jar.name.split("_", 1)[1]: jar for jar in jars}

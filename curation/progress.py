@@ -18,7 +18,9 @@ PLAIN_EVERY_SECONDS = 10.0
 class _Rows(ProgressColumn):
     def render(self, task: Task) -> Text:
         done = f"{int(task.completed):,}"
-        return Text(f"{done}/{int(task.total):,} {task.fields['unit']}" if task.total else f"{done} {task.fields['unit']}")
+        return Text(
+            f"{done}/{int(task.total):,} {task.fields['unit']}" if task.total else f"{done} {task.fields['unit']}"
+        )
 
 
 class _Rate(ProgressColumn):
@@ -106,8 +108,13 @@ class Terminal:
     def bar_add(self, stage: StageProgress) -> TaskID:
         if self._bar is None:
             self._bar = Progress(
-                TextColumn("{task.description:<8}"), BarColumn(bar_width=28), _Rows(), _Rate(), TimeRemainingColumn(),
-                console=self.console, transient=True,
+                TextColumn("{task.description:<8}"),
+                BarColumn(bar_width=28),
+                _Rows(),
+                _Rate(),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
             )
             self._bar.start()
         return self._bar.add_task(stage.name, total=stage.total, unit=stage.unit)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -125,9 +126,7 @@ class Tables:
         rows = self.spark.sql(f"DESCRIBE HISTORY {self.location(spec)}").select(
             "version", "timestamp", "operation", "userMetadata"
         )
-        return [
-            {**row.asDict(), "userMetadata": json.loads(row["userMetadata"] or "{}")} for row in rows.collect()
-        ]
+        return [{**row.asDict(), "userMetadata": json.loads(row["userMetadata"] or "{}")} for row in rows.collect()]
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -139,13 +138,17 @@ class Tables:
         """Add new rows by key and update those that are there."""
         self._merge(spec, rows, "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *")
 
-    def append(self, spec: TableSpec, rows: DataFrame, *, keys: DataFrame | None = None) -> None:
+    def append(
+        self, spec: TableSpec, rows: DataFrame, *, keys: DataFrame | None = None, keys_are_unique: bool = False
+    ) -> None:
         """Add rows that the caller knows to be new (it made them from an anti-join on the key), in one commit.
 
         keys: a cheap frame with the same keys, checked instead of `rows` where computing the rows is dear (a model).
+        keys_are_unique: the stage that made the rows guarantees it (a groupBy or a row number on the key).
         """
         rows = self._conform(spec, rows)
-        self._check_keys(spec, rows if keys is None else keys)
+        if not keys_are_unique:
+            self._check_keys(spec, rows if keys is None else keys)
         self._write(spec, rows, "append", {})
 
     def replace(
@@ -159,8 +162,7 @@ class Tables:
     ) -> None:
         """Make `rows` the only ones for which `where` (column = value, or SQL) holds, in one commit: repeatable.
 
-        keys_are_unique: the stage that made the rows guarantees it (a groupBy or a row number on the key); checking would
-        compute them twice.
+        keys, keys_are_unique: as in `append`.
         """
         rows = self._conform(spec, rows)
         if not keys_are_unique:
@@ -171,6 +173,17 @@ class Tables:
             condition = " AND ".join(f"{column} = {_literal(value)}" for column, value in where.items())
         self._write(spec, rows, "overwrite", {"replaceWhere": condition})
 
+    def drop(self, spec: TableSpec) -> None:
+        """Remove a table that only served a stage while it ran."""
+        if self.is_catalog:
+            self.spark.sql(f"DROP TABLE IF EXISTS {self.location(spec)}")
+        elif is_local(self.root):
+            shutil.rmtree(self.path(spec), ignore_errors=True)
+        elif self.exists(spec):  # a remote store is reached through Delta only: the files go with the next VACUUM
+            self.spark.sql(f"DELETE FROM {self.location(spec)}")
+        self._forget(spec)
+        self._read.pop(spec.name, None)
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _load(self, spec: TableSpec, version: int | None) -> DataFrame:
@@ -180,7 +193,9 @@ class Tables:
         return reader.table(self.location(spec)) if self.is_catalog else reader.load(self.path(spec))
 
     def _latest(self, spec: TableSpec) -> int:
-        if not self.is_catalog and is_local(self.root):  # Delta's protocol: commit N is the file N.json; no job for that
+        if not self.is_catalog and is_local(
+            self.root
+        ):  # Delta's protocol: commit N is the file N.json; no job for that
             return max(int(p.stem) for p in Path(self.path(spec), "_delta_log").glob("*.json") if p.stem.isdigit())
         row = self.spark.sql(f"DESCRIBE HISTORY {self.location(spec)} LIMIT 1").select("version").first()
         return int(row["version"]) if row is not None else 0
@@ -227,7 +242,11 @@ class Tables:
         for column in spec.key:
             null = null | F.col(column).isNull()
         bad = (
-            rows.groupBy(*spec.key).agg(F.count(F.lit(1)).alias("n_")).where((F.col("n_") > 1) | null).limit(1).collect()
+            rows.groupBy(*spec.key)
+            .agg(F.count(F.lit(1)).alias("n_"))
+            .where((F.col("n_") > 1) | null)
+            .limit(1)
+            .collect()
         )
         if bad:
             key = {column: bad[0][column] for column in spec.key}
@@ -333,7 +352,9 @@ def _hold_lease(tables: Tables, lease_seconds: int) -> Iterator[None]:
     claim()
     won = _lease(tables)
     if won is None or won[0] != holder:
-        raise TablesBusyError(f"{tables.root} was taken by {won and won[0]} at this moment; start again when it has ended")
+        raise TablesBusyError(
+            f"{tables.root} was taken by {won and won[0]} at this moment; start again when it has ended"
+        )
     done = threading.Event()
 
     def renew() -> None:
@@ -366,8 +387,16 @@ def _columns(types: dict[str, str]) -> str:
 
 def _says_missing(error: AnalysisException) -> bool:
     text = str(error)
-    return any(mark in text for mark in ("PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND", "DELTA_TABLE_NOT_FOUND",
-                                         "DELTA_MISSING_DELTA_TABLE", "is not a Delta table"))
+    return any(
+        mark in text
+        for mark in (
+            "PATH_NOT_FOUND",
+            "TABLE_OR_VIEW_NOT_FOUND",
+            "DELTA_TABLE_NOT_FOUND",
+            "DELTA_MISSING_DELTA_TABLE",
+            "is not a Delta table",
+        )
+    )
 
 
 def _only_orphans(folder: Path) -> bool:

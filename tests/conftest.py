@@ -20,8 +20,12 @@ def spark() -> Iterator[SparkSession]:
 
     if os.environ.get("CURATION_TEST_CONNECT") == "1":
         settings = {
-            **sessions._laptop_defaults("local[2]"), **sessions.DELTA_CONF, **sessions.RUNTIME_CONF, **CONF,
-            "spark.api.mode": "connect", "spark.jars": sessions.jars_argument(),
+            **sessions._laptop_defaults("local[2]"),
+            **sessions.DELTA_CONF,
+            **sessions.RUNTIME_CONF,
+            **CONF,
+            "spark.api.mode": "connect",
+            "spark.jars": sessions.jars_argument(),
             "spark.connect.grpc.binding.port": "0",
         }
         builder = SparkSession.builder.master("local[2]").appName("tests")

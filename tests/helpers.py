@@ -14,12 +14,97 @@ from pyspark.sql import functions as F
 from curation.tables import Tables, TableSpec
 
 TOPICS = {
-    "chemistry": "acid base molecule atom bond reaction salt solution electron oxide metal gas heat energy ion".split(),
-    "cooking": "flour butter oven sugar bake stir pan onion garlic salt pepper soup dough knead simmer".split(),
-    "sailing": "mast rudder harbour wind sail anchor deck tide keel rope captain crew voyage storm hull".split(),
-    "finance": "bank loan interest stock bond market fund profit tax share dividend price risk credit asset".split(),
+    "chemistry": [
+        "acid",
+        "base",
+        "molecule",
+        "atom",
+        "bond",
+        "reaction",
+        "salt",
+        "solution",
+        "electron",
+        "oxide",
+        "metal",
+        "gas",
+        "heat",
+        "energy",
+        "ion",
+    ],
+    "cooking": [
+        "flour",
+        "butter",
+        "oven",
+        "sugar",
+        "bake",
+        "stir",
+        "pan",
+        "onion",
+        "garlic",
+        "salt",
+        "pepper",
+        "soup",
+        "dough",
+        "knead",
+        "simmer",
+    ],
+    "sailing": [
+        "mast",
+        "rudder",
+        "harbour",
+        "wind",
+        "sail",
+        "anchor",
+        "deck",
+        "tide",
+        "keel",
+        "rope",
+        "captain",
+        "crew",
+        "voyage",
+        "storm",
+        "hull",
+    ],
+    "finance": [
+        "bank",
+        "loan",
+        "interest",
+        "stock",
+        "bond",
+        "market",
+        "fund",
+        "profit",
+        "tax",
+        "share",
+        "dividend",
+        "price",
+        "risk",
+        "credit",
+        "asset",
+    ],
 }
-COMMON = "the a of and to in is that for it with as was on be by this which from or".split()
+COMMON = [
+    "the",
+    "a",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "it",
+    "with",
+    "as",
+    "was",
+    "on",
+    "be",
+    "by",
+    "this",
+    "which",
+    "from",
+    "or",
+]
 
 
 def sentence(rng: random.Random, topic: str, words: int) -> str:
@@ -32,8 +117,11 @@ def made_up_documents(count: int, seed: int = 0) -> list[dict[str, Any]]:
     topics = list(TOPICS)
     return [
         {
-            "id": f"doc-{seed}-{i:05d}", "text": f"{sentence(rng, topics[i % 4], rng.randint(20, 60))} number {seed} {i}",
-            "source": f"source-{i % 3}", "license": "CC0", "topic": topics[i % 4],
+            "id": f"doc-{seed}-{i:05d}",
+            "text": f"{sentence(rng, topics[i % 4], rng.randint(20, 60))} number {seed} {i}",
+            "source": f"source-{i % 3}",
+            "license": "CC0",
+            "topic": topics[i % 4],
         }
         for i in range(count)
     ]
@@ -42,7 +130,8 @@ def made_up_documents(count: int, seed: int = 0) -> list[dict[str, Any]]:
 def made_up_examples(count: int, topic: str, seed: int = 100) -> list[dict[str, Any]]:
     rng = random.Random(f"{topic}-{seed}")
     return [
-        {"question": f"{sentence(rng, topic, 12)} {i}?", "answer": sentence(rng, topic, 3), "split": "train"} for i in range(count)
+        {"question": f"{sentence(rng, topic, 12)} {i}?", "answer": sentence(rng, topic, 3), "split": "train"}
+        for i in range(count)
     ]
 
 
@@ -72,10 +161,15 @@ def rows_hash(tables: Tables, spec: TableSpec, *, leave_out: frozenset[str] = fr
     frame = tables.read(spec)
     columns = [c for c in frame.columns if c not in RUN_COLUMNS | leave_out]
     # A map has no hash of its own: as sorted entries it has.
-    values = [F.to_json(F.array_sort(F.map_entries(c))) if dict(frame.dtypes)[c].startswith("map") else F.col(c) for c in columns]
+    values = [
+        F.to_json(F.array_sort(F.map_entries(c))) if dict(frame.dtypes)[c].startswith("map") else F.col(c)
+        for c in columns
+    ]
     hashed = frame.select(F.xxhash64(*(F.coalesce(v.cast("string"), F.lit("\0")) for v in values)).alias("h"))
     row = hashed.agg(
-        F.count(F.lit(1)).alias("n"), F.expr("bit_xor(h)").alias("x"), F.expr("sum(cast(h as decimal(38, 0)))").alias("s")
+        F.count(F.lit(1)).alias("n"),
+        F.expr("bit_xor(h)").alias("x"),
+        F.expr("sum(cast(h as decimal(38, 0)))").alias("s"),
     ).first()
     assert row is not None
     return row["n"], row["x"] or 0, int(row["s"] or 0)
@@ -88,7 +182,12 @@ def betr_command(*arguments: str, module: str = "betr.cli") -> list[str]:
 def run_betr(*arguments: str, timeout: float = 240, **env: str) -> "subprocess.CompletedProcess[str]":
     """The real command line in a process of its own."""
     return subprocess.run(
-        betr_command(*arguments), capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, **env},
+        betr_command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, **env},
         cwd=Path(__file__).parent.parent,
     )
 

@@ -138,7 +138,9 @@ def test_tables_in_a_schema_work_as_those_in_a_folder(spark: SparkSession) -> No
         spark.sql("DROP SCHEMA spark_catalog.curation_test CASCADE")
 
 
-def _hold_until(root: str, held: "multiprocessing.synchronize.Event", stop: "multiprocessing.synchronize.Event") -> None:
+def _hold_until(
+    root: str, held: "multiprocessing.synchronize.Event", stop: "multiprocessing.synchronize.Event"
+) -> None:
     from curation.tables import _hold_folder
 
     with _hold_folder(Path(root)):

@@ -1,0 +1,204 @@
+"""Every setting of a BETR run: frozen, checked at birth, with its default and unit. The command line is made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from curation.embedding import EncoderConfig
+
+from betr.classifier import TrainingConfig
+from betr.filter_rate import LAWS
+from betr.ranking import AGGREGATIONS
+from betr.selection import SelectionConfig
+from curation.errors import InputError
+
+PAPER_SAMPLE = 10_000_000
+PAPER_ENCODER = "Snowflake/snowflake-arctic-embed-l-v2.0"
+
+
+def _option(default: Any, help_: str, *, stages: str, many: bool = False, **extra: Any) -> Any:
+    metadata = {"help": help_, "stages": frozenset(stages.split()), "many": many, **extra}
+    if isinstance(default, list):
+        return field(default_factory=lambda: tuple(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of BETR. A field's metadata says what it means, in which unit, and which stages read it."""
+
+    tables: str = _option("", "where the tables are: a folder, or catalog.schema", stages="all")
+    documents: tuple[str, ...] = _option(
+        [], "files, folders, globs or Delta tables with documents", stages="import", many=True
+    )
+    columns: str = _option(
+        "", "your column names: id=...,text=...,source=...,license=... (other columns go to metadata)", stages="import"
+    )
+    max_bytes: int = _option(
+        10_000_000, "longest document, in bytes of text; longer ones are rejected", stages="import"
+    )
+    chunk_bytes: int = _option(
+        256 * 2**20,
+        "bytes of documents in one chunk: the unit of work, and of loss when a run is killed",
+        stages="import",
+    )
+    benchmarks: tuple[str, ...] = _option(
+        [], "training splits as JSON lines: name=path, or a path whose stem is the name", stages="targets", many=True
+    )
+    per_benchmark: str = _option(
+        "equal",
+        "examples of each benchmark: a number, 'equal' (as many as the smallest has) or 'all'",
+        stages="targets",
+    )
+    template: tuple[str, ...] = _option(
+        [], "how an unusual benchmark reads as one text: name='{title}: {body}'", stages="targets", many=True
+    )
+    allow_test: tuple[str, ...] = _option(
+        [], "benchmarks whose test or validation rows may be targets all the same", stages="targets", many=True
+    )
+    sample: str = _option(
+        "auto",
+        "documents to rank: a number, a share below 1, or 'auto' (10 million, at most a fifth of the corpus)",
+        stages="sample",
+    )
+    encoder: str = _option(
+        PAPER_ENCODER,
+        "sentence-transformers model: folder or name (hashing:64 is a stand-in without a model)",
+        stages="embed",
+    )
+    encoder_revision: str | None = _option(None, "revision of a named encoder", stages="embed")
+    precision: str = _option("auto", "encoder's arithmetic: auto, float32, bfloat16 or float16", stages="embed")
+    max_tokens: int | None = _option(
+        None, "tokens of a text that the encoder reads; default: what it can", stages="embed"
+    )
+    wave_rows: int = _option(10_000, "texts embedded in one commit: what a killed run loses at most", stages="embed")
+    gpus_per_task: float = _option(
+        0.0, "GPUs that each embedding task asks for (stage-level resource profile)", stages="embed"
+    )
+    positive_fraction: float = _option(0.10, "share of the sample labelled positive", stages="rank")
+    aggregation: str = _option(
+        "max", "how ranks make a score: max (best rank), mean_reciprocal, mean_log", stages="rank"
+    )
+    k: int | None = _option(
+        None, "documents kept per example while ranking; default: from the sizes, raised if too few", stages="rank"
+    )
+    dim: int = _option(128, "classifier: length of a feature's vector", stages="train")
+    epochs: int = _option(5, "classifier: passes over the training documents", stages="train")
+    learning_rate: float = _option(0.03, "classifier: learning rate at the start", stages="train")
+    min_count: int = _option(5, "classifier: occurrences that make a word a feature", stages="train")
+    word_ngrams: int = _option(2, "classifier: longest run of words that is a feature", stages="train")
+    buckets: int = _option(2_000_000, "classifier: hash buckets for runs of words", stages="train")
+    tokenizer: str | None = _option(
+        None,
+        "tokenizer (folder, tokenizer.json or name) that tokens are counted by; default: the encoder's own",
+        stages="train",
+    )
+    exact_tokens: bool = _option(
+        False, "count each document's tokens with the tokenizer instead of bytes / calibrated ratio", stages="train"
+    )
+    import_fasttext: str | None = _option(None, "fold this official fastText .bin instead of training", stages="train")
+    positive_label: str | None = _option(None, "which label of that .bin means 'keep'", stages="train")
+    classifier_dir: str | None = _option(
+        None, "folder for the classifiers' files; default: under the tables root", stages="train"
+    )
+    retrain: bool = _option(
+        False,
+        "draw the sample anew from the corpus as it is now, and train on it (default: new documents are only scored)",
+        stages="sample",
+    )
+    keep: float | None = _option(None, "share of the corpus's tokens to keep, in (0, 1]; default 0.1", stages="select")
+    tokens: int | None = _option(None, "tokens to keep", stages="select")
+    flops: float | None = _option(None, "training compute C in FLOPs: the paper's law gives the share", stages="select")
+    law: str = _option("nemotron", f"which of the paper's laws --flops uses: {', '.join(LAWS)}", stages="select")
+    mode: str = _option("hard", "hard (the highest scores) or soft (importance resampling)", stages="select")
+    temperature: float = _option(1.0, "soft: above 1 flattens, below 1 sharpens the preference", stages="select")
+    quota: tuple[str, ...] = _option(
+        [],
+        "share of the kept tokens for a source or metadata value: source=wiki:0.2 or metadata.language=de:0.1",
+        stages="select",
+        many=True,
+    )
+    name: str = _option(
+        "default", "name of the selection; a new cut under the same name is its next version", stages="select"
+    )
+    seed: int = _option(0, "seed of every hash that stands for chance", stages="targets sample train select")
+
+    def __post_init__(self) -> None:
+        if not self.tables:
+            raise InputError("--tables is missing: name a folder or catalog.schema to keep the tables in")
+        if not 0 < self.positive_fraction < 1:
+            raise InputError(f"--positive-fraction must lie in (0, 1); got {self.positive_fraction!r}")
+        if self.aggregation not in AGGREGATIONS:
+            raise InputError(f"--aggregation must be one of {', '.join(AGGREGATIONS)}; got {self.aggregation!r}")
+        if self.per_benchmark not in ("equal", "all") and not (
+            self.per_benchmark.isdigit() and int(self.per_benchmark) > 0
+        ):
+            raise InputError(f"--per-benchmark must be a number above 0, 'equal' or 'all'; got {self.per_benchmark!r}")
+        for name in ("wave_rows", "chunk_bytes", "max_bytes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)!r}")
+        if self.k is not None and self.k < 1:
+            raise InputError(f"--k must be at least 1; got {self.k!r}")
+        _ = self.sample_request, self.training, self.encoding, self.selection
+
+    @property
+    def sample_request(self) -> int | float | None:
+        """Documents (int), a share of the corpus (float), or None: as the paper, at most a fifth."""
+        if self.sample == "auto":
+            return None
+        try:
+            value = float(self.sample)
+        except ValueError:
+            value = -1.0
+        whole = value >= 1 and value.is_integer() and self.sample.strip() != "1.0"
+        if not whole and not 0 < value <= 1:
+            raise InputError(
+                f"--sample must be a number of documents, a share in (0, 1] or 'auto'; got {self.sample!r}"
+            )
+        return int(value) if whole else value
+
+    @property
+    def encoding(self) -> EncoderConfig:
+        return EncoderConfig(
+            model=self.encoder, revision=self.encoder_revision, precision=self.precision, max_tokens=self.max_tokens
+        )
+
+    @property
+    def training(self) -> TrainingConfig:
+        return TrainingConfig(
+            dim=self.dim,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            min_count=self.min_count,
+            word_ngrams=self.word_ngrams,
+            buckets=self.buckets,
+            seed=self.seed,
+        )
+
+    @property
+    def selection(self) -> SelectionConfig:
+        chosen = [name for name in ("keep", "tokens", "flops") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise InputError(f"--{' and --'.join(chosen)} exclude each other: say how much to keep in one way")
+        return SelectionConfig(
+            keep=self.keep if chosen else 0.1,
+            tokens=self.tokens,
+            flops=self.flops,
+            law=self.law,
+            mode=self.mode,
+            temperature=self.temperature,
+            seed=self.seed,
+            quotas=tuple(self.quota),
+            name=self.name,
+        )
+
+    def settings(self, stage: str | None) -> dict[str, Any]:
+        """The settings that a stage reads: what makes it run anew when it changes."""
+        return {f.name: getattr(self, f.name) for f in options(stage)}
+
+
+def options(stage: str | None = None) -> list[dataclasses.Field[Any]]:
+    """The options of one stage, or all of them."""
+    return [f for f in dataclasses.fields(RunConfig) if stage is None or stage in f.metadata["stages"]]

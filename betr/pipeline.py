@@ -1,0 +1,71 @@
+"""BETR from documents and benchmark examples to a ranked and cut corpus: the paper's section 3, one stage after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from betr import stages
+from betr.config import RunConfig
+from betr.run import Run
+from betr.show import report, summarise
+from curation.progress import Terminal
+from curation.session import get_session
+from curation.tables import hold
+
+
+def betr(run: Run) -> None:
+    """The method. Each stage reads what the earlier ones left in the tables, and does only what is missing or has changed."""
+    stages.import_documents(run)  # the corpus; what can't be used goes aside with a reason
+    stages.read_targets(run)  # 3.1  training examples of the tasks, an equal share of each
+    stages.draw_sample(run)  # 3.2  the documents that are ranked, by hash of their ids
+    stages.embed(run)  # 3.2  examples and sample in one space
+    stages.rank(run)  # 3.3  every example ranks every sampled document; best rank; the top 10% are positive
+    stages.train(run)  # 3.4  a fastText classifier learns to tell the positives
+    stages.score(run)  # 3.4  it scores the whole corpus, broadcast to every executor
+    stages.select(run)  # 3.5  the best tokens for the compute at hand
+
+
+STAGES = {
+    "import": stages.import_documents,
+    "targets": stages.read_targets,
+    "sample": stages.draw_sample,
+    "embed": stages.embed,
+    "rank": stages.rank,
+    "train": stages.train,
+    "score": stages.score,
+    "select": stages.select,
+}
+
+
+def run(config: RunConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
+    """Run everything that is missing or has changed on `config.tables`; returns the object that `--json` prints.
+
+    Raises InputError for bad input (nothing half-written) and TablesBusyError while another run holds the tables.
+    """
+    with opened(config, spark, terminal) as this:
+        betr(this)
+        summarise(this)
+        return report(this)
+
+
+def run_stage(
+    stage: str, config: RunConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+) -> dict[str, Any]:
+    """Run one stage by name on what earlier stages left; returns the same object as `run`."""
+    with opened(config, spark, terminal) as this:
+        STAGES[stage](this)
+        return report(this)
+
+
+@contextmanager
+def opened(config: RunConfig, spark: SparkSession | None = None, terminal: Terminal | None = None) -> Iterator[Run]:
+    """The tables root of `config`, held against other runs while the body works on it."""
+    from curation.tables import Tables
+
+    spark = spark or get_session()
+    with hold(Tables(spark, config.tables)):
+        yield Run(config, spark, terminal or Terminal())

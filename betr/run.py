@@ -1,0 +1,168 @@
+"""A run over one tables root: which stage is done, what it left, what is to be done again. No method in here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pyspark.sql import Row, SparkSession
+
+from betr.config import RunConfig
+from betr.tables import STAGE_RUNS
+from curation.errors import InputError
+from curation.hashing import content_id
+from curation.progress import StageProgress, Terminal, clock
+from curation.session import TaskWatch
+from curation.tables import Tables
+
+DONE, RESUMED, UNCHANGED = "done", "resumed", "unchanged"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage left: `key` names it by everything that it was made from, `values` is what the next stages need."""
+
+    stage: str
+    key: str
+    values: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+
+@dataclass
+class StageReport:
+    stage: str
+    state: str
+    rows_in: int = 0
+    rows_out: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Work:
+    """What a stage's body fills in while it runs."""
+
+    progress: StageProgress
+    resumed: bool
+    rows_in: int = 0
+    rows_out: int = 0
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Run:
+    """The tables, the configuration, the terminal, and the memory of earlier runs on this root."""
+
+    def __init__(self, config: RunConfig, spark: SparkSession, terminal: Terminal) -> None:
+        self.config, self.spark, self.terminal = config, spark, terminal
+        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{content_id(time.time_ns(), length=6)}"
+        settings = {name: value for name, value in config.settings(None).items() if name != "tables"}
+        self.tables = Tables(spark, config.tables, run_id=self.run_id, config_hash=content_id(settings))
+        self.reports: list[StageReport] = []
+        self.warnings: list[str] = []
+        self._memory: list[Row] = self.tables.read(STAGE_RUNS).orderBy("started").collect()
+        self._current: dict[str, Outcome] = {}
+
+    def all(self, stage: str) -> list[Outcome]:
+        """Every finished run of a stage on this root, one a key, oldest first."""
+        rows = [row for row in self._memory if row["stage"] == stage and row["state"] == DONE]
+        return list({row["key"]: Outcome(stage, row["key"], json.loads(row["outcome"])) for row in rows}.values())
+
+    def before(self, stage: str, *, where: Callable[[Outcome], bool] = lambda _: True) -> Outcome | None:
+        """The latest finished run of a stage on this root for which `where` holds."""
+        for row in reversed(self._memory):
+            if row["stage"] == stage and row["state"] == DONE:
+                outcome = Outcome(stage, row["key"], json.loads(row["outcome"]))
+                if where(outcome):
+                    return outcome
+        return None
+
+    def now(self, stage: str) -> Outcome | None:
+        """What this run's stage left, else the latest."""
+        return self._current.get(stage) or self.before(stage)
+
+    def needs(self, stage: str, command: str | None = None) -> Outcome:
+        """`now`, or an InputError that says which command makes it."""
+        outcome = self.now(stage)
+        if outcome is None:
+            raise InputError(
+                f"{self.tables.root} has no result of the stage {stage!r} yet: run `betr {command or stage}` first"
+            )
+        return outcome
+
+    def unchanged(self, outcome: Outcome, note: str = "") -> Outcome:
+        """Report a stage whose result is there already; from now on it is the one that later stages build on."""
+        latest = self.before(outcome.stage)
+        if latest is not None and latest.key != outcome.key:
+            self._again(outcome)
+        self._current[outcome.stage] = outcome
+        self.reports.append(StageReport(outcome.stage, UNCHANGED, rows_out=int(outcome.values.get("rows", 0))))
+        self.terminal.line(f"{outcome.stage:<8} unchanged{'; ' + note if note else ''}")
+        return outcome
+
+    @contextmanager
+    def stage(self, stage: str, key: str, *, unit: str, settings: dict[str, Any] | None = None) -> Iterator[Work]:
+        """Run a stage's body; its result is remembered when the body ends well, and only then."""
+        started, clock_start = datetime.now(UTC).replace(tzinfo=None), time.monotonic()
+        resumed = any(row["stage"] == stage and row["key"] == key and row["state"] == "started" for row in self._memory)
+        if not resumed:
+            self._remember(
+                stage, key, "started", started, 0.0, Work(StageProgress(self.terminal, stage, None, unit), False), {}
+            )
+        with self.terminal.stage(stage, unit=unit) as progress:
+            work = Work(progress, resumed)
+            with TaskWatch(self.spark, progress.tasks):
+                yield work
+        seconds = time.monotonic() - clock_start
+        state = RESUMED if resumed else DONE
+        self._remember(stage, key, DONE, started, seconds, work, settings or self.config.settings(stage))
+        self._current[stage] = Outcome(stage, key, {**work.values, "rows": work.rows_out})
+        self.reports.append(StageReport(stage, state, work.rows_in, work.rows_out, round(seconds, 2)))
+        rate = f", {work.rows_out / seconds:,.0f} {unit}/s" if work.rows_out else ""
+        self.terminal.line(f"{stage:<8} {state}: {work.rows_out:,} {unit} in {clock(seconds)}{rate}")
+
+    def result(self, stage: str, key: str) -> Outcome | None:
+        return self.before(stage, where=lambda outcome: outcome.key == key)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.terminal.warn(text)
+
+    def _again(self, outcome: Outcome) -> None:
+        """Note that an older result is wanted again: a stage run by itself later builds on it."""
+        row = next(
+            r
+            for r in reversed(self._memory)
+            if (r["stage"], r["key"], r["state"]) == (outcome.stage, outcome.key, DONE)
+        )
+        again = Row(**{**row.asDict(), "run_id": self.run_id, "started": datetime.now(UTC).replace(tzinfo=None)})
+        self._append(again)
+
+    def _remember(
+        self, stage: str, key: str, state: str, started: datetime, seconds: float, work: Work, settings: dict[str, Any]
+    ) -> None:
+        values = {**work.values, "rows": work.rows_out} if state == DONE else {}
+        row = Row(
+            stage=stage,
+            key=key,
+            state=state,
+            run_id=self.run_id,
+            started=started,
+            seconds=seconds,
+            rows_in=work.rows_in,
+            rows_out=work.rows_out,
+            settings=json.dumps(settings, sort_keys=True, default=str),
+            outcome=json.dumps(values),
+        )
+        self._append(row)
+
+    def _append(self, row: Row) -> None:
+        self.tables.append(
+            STAGE_RUNS, self.spark.createDataFrame([tuple(row)], STAGE_RUNS.schema), keys_are_unique=True
+        )
+        self._memory.append(row)

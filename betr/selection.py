@@ -1,0 +1,345 @@
+"""Scores -> a cut at a token budget: hard, soft, quotas. A new cut reads scores, never text.
+
+    selected = select(scores, config, classifier_id=..., selection_id=selection_id(scored_key, config))
+    selected.rows -> SELECTIONS            selected.run_row(...) -> SELECTION_RUNS
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from betr.filter_rate import FilterRate, check_flops, check_keep, check_law, check_tokens, filter_rate
+from curation.cutting import Cut, find_cut, find_cuts, keep, keep_groups
+from curation.errors import InputError, SchemaError
+from curation.hashing import content_id
+from curation.sampling import hash_fraction
+from curation.tables import TableSpec
+
+MODES = ("hard", "soft")
+VALUES_SHOWN = 20
+# fastText reports p + 1e-5, so that a score may exceed 1; and the log-odds of 0 and 1 are infinite.
+SCORE_FLOOR = 1e-5
+
+SELECTIONS = TableSpec(
+    "selections",
+    key=("selection_id", "doc_id"),
+    schema="selection_id string, doc_id string, weight double",
+    partition_by=("selection_id",),
+)
+
+SELECTION_RUNS = TableSpec(
+    "selection_runs",
+    key=("selection_id",),
+    schema=(
+        "selection_id string, name string, version int, classifier_id string, mode string, keep double, "
+        "budget_tokens bigint, threshold double, threshold_id string, documents bigint, tokens bigint, "
+        "kept_documents bigint, kept_tokens bigint, parameters string, run_id string, created string"
+    ),
+)
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """How to cut: exactly one of keep (share of tokens), tokens (number) and flops (training compute, by a law).
+
+    mode: hard takes the highest scores. soft draws documents without replacement, each in proportion to its odds
+    p / (1 - p) to the power 1 / temperature. quotas: `source=wiki:0.2` or `metadata.language=de:0.1`, all of one field:
+    each value gets its share of the kept tokens, everything else shares the rest.
+    """
+
+    keep: float | None = None
+    tokens: int | None = None
+    flops: float | None = None
+    law: str = "nemotron"
+    mode: str = "hard"
+    temperature: float = 1.0
+    seed: int = 0
+    quotas: tuple[str, ...] = ()
+    name: str = "default"
+
+    def __post_init__(self) -> None:
+        given = {"keep": self.keep, "tokens": self.tokens, "flops": self.flops}
+        chosen = [way for way, value in given.items() if value is not None]
+        if len(chosen) != 1:
+            raise InputError(
+                f"say how much to keep by exactly one of keep, tokens and flops; got {' and '.join(chosen) or 'none'}"
+            )
+        if self.keep is not None:
+            check_keep(self.keep)
+        if self.tokens is not None:
+            check_tokens(self.tokens)
+        if self.flops is not None:
+            check_flops(self.flops)
+        check_law(self.law)
+        if self.mode not in MODES:
+            raise InputError(f"mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InputError(f"temperature must be a number above 0; got {self.temperature!r}")
+        if not self.name.strip():
+            raise InputError(f"a selection needs a name; got {self.name!r}")
+        _ = self.shares
+
+    @property
+    def quota_field(self) -> str | None:
+        """The field that all quotas name: source, or metadata.<key>; None without quotas."""
+        return self.quotas[0].partition("=")[0].strip() if self.quotas else None
+
+    @property
+    def shares(self) -> dict[str, Fraction]:
+        """Value of the quota field -> its share of the kept tokens."""
+        shares: dict[str, Fraction] = {}
+        for quota in self.quotas:
+            field, value, share = _parse_quota(quota)
+            if field != self.quota_field:
+                raise InputError(f"quotas must all be of one field; got {self.quota_field} and {field}")
+            if value in shares:
+                raise InputError(f"the quota of {field}={value} is given twice; leave one out")
+            shares[value] = share
+        if sum(shares.values()) > 1:
+            raise InputError(f"quotas must sum to at most 1; got {float(sum(shares.values())):g} of {self.quota_field}")
+        return shares
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A cut and its rows (SELECTIONS, not yet computed).
+
+    cuts: the cut of each quota value, "" for all that no quota names. threshold: the lowest key kept; the key is the
+    score in hard mode and log-odds / temperature + Gumbel noise in soft mode. Warnings are for people.
+    """
+
+    selection_id: str
+    classifier_id: str
+    config: SelectionConfig
+    rate: FilterRate
+    cuts: Mapping[str, Cut]
+    documents: int
+    tokens: int
+    rows: DataFrame
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def kept_documents(self) -> int:
+        return sum(cut.kept_rows for cut in self.cuts.values())
+
+    @property
+    def kept_tokens(self) -> int:
+        return sum(cut.kept_weight for cut in self.cuts.values())
+
+    @property
+    def threshold(self) -> float:
+        return self._last[0]
+
+    @property
+    def threshold_id(self) -> str:
+        return self._last[1]
+
+    @property
+    def _last(self) -> tuple[float, str]:
+        lasts = [(cut.key, cut.id) for cut in self.cuts.values() if cut.key is not None and cut.id is not None]
+        lowest = min(key for key, _ in lasts)
+        return lowest, max(id_ for key, id_ in lasts if key == lowest)
+
+    def run_row(self, *, version: int, run_id: str, created: str) -> dict[str, Any]:
+        """The selection's row of SELECTION_RUNS; created: ISO 8601, UTC."""
+        parameters = {
+            **dataclasses.asdict(self.config),
+            "cuts": {name: dataclasses.asdict(cut) for name, cut in self.cuts.items()},
+            "filter_rate": dataclasses.asdict(self.rate),
+            "warnings": list(self.warnings),
+        }
+        return {
+            "selection_id": self.selection_id, "name": self.config.name, "version": version,
+            "classifier_id": self.classifier_id, "mode": self.config.mode, "keep": self.rate.keep,
+            "budget_tokens": self.rate.tokens, "threshold": self.threshold, "threshold_id": self.threshold_id,
+            "documents": self.documents, "tokens": self.tokens, "kept_documents": self.kept_documents,
+            "kept_tokens": self.kept_tokens, "parameters": json.dumps(parameters, sort_keys=True, ensure_ascii=False),
+            "run_id": run_id, "created": created,
+        }
+
+
+def selection_id(scored: str, config: SelectionConfig) -> str:
+    """Names a selection by what it is made from: the state of the scores (with their classifier), and the settings."""
+    return content_id("selection", scored, dataclasses.asdict(config))
+
+
+def config_of(parameters: str) -> SelectionConfig:
+    """The settings in a row of SELECTION_RUNS."""
+    found = json.loads(parameters)
+    values = {field.name: found[field.name] for field in dataclasses.fields(SelectionConfig)}
+    return SelectionConfig(**{**values, "quotas": tuple(values["quotas"])})
+
+
+def cuts_of(parameters: str) -> dict[str, Cut]:
+    """The cuts in a row of SELECTION_RUNS, by quota value."""
+    return {name: Cut(**cut) for name, cut in json.loads(parameters)["cuts"].items()}
+
+
+def next_version(runs: DataFrame, *, name: str, selection_id: str) -> int:
+    """Version that a selection gets under its name: its own where it is there already, else one above the highest."""
+    mine = F.max(F.when(F.col("selection_id") == F.lit(selection_id), F.col("version")))
+    own, highest = runs.where(F.col("name") == F.lit(name)).agg(mine, F.max("version")).collect()[0]
+    return int(own) if own is not None else int(highest or 0) + 1
+
+
+def with_key(scores: DataFrame, config: SelectionConfig) -> DataFrame:
+    """Scores with the column `key` that the cut goes by, higher is better."""
+    return scores.withColumn("key", key_of(config))
+
+
+def key_of(config: SelectionConfig) -> Column:
+    """The key of a row with doc_id and score: the score itself in hard mode.
+
+    Soft: log-odds / temperature + Gumbel(0, 1) noise, hashed from seed and doc_id. The k highest of such keys are a
+    draw of k without replacement in proportion to exp(log-odds / temperature) (Gumbel top-k, as in DSIR).
+    """
+    return F.col("score") if config.mode == "hard" else _log_weight(config) + _gumbel(config.seed)
+
+
+def select(
+    scores: DataFrame,
+    config: SelectionConfig,
+    *,
+    classifier_id: str,
+    selection_id: str,
+    documents: DataFrame | None = None,
+) -> Selection:
+    """Cut the scores of one classifier at the budget that the settings ask for; runs a few jobs over them.
+
+    scores: doc_id, score, tokens, source, one row a document. documents (doc_id, metadata) is wanted by quotas of
+    metadata only, and no other column of it is read. Kept tokens are within one document of the budget, with quotas
+    within one document of each value's. Weights are 1 in hard mode. In soft mode they are the importance weights
+    (p / (1 - p)) ** (1 / temperature) that the draw was in proportion to: a record, not to weigh the training with, for
+    the draw has already favoured the heavy documents.
+    """
+    shares, field = config.shares, config.quota_field
+    grouped = _with_group(scores, field, shares, documents)
+    keyed = with_key(grouped, config)
+    totals = {r["group"]: (r["documents"], r["tokens"]) for r in _totals(grouped).collect()}
+    if unknown := [value for value in shares if value not in totals]:
+        raise InputError(_unknown(scores, field or "", unknown, documents))
+    counts, tokens = sum(n for n, _ in totals.values()), sum(t for _, t in totals.values())
+    rate = filter_rate(
+        pool_tokens=tokens, keep=config.keep, tokens=config.tokens, flops=config.flops, law=config.law
+    )
+    columns: dict[str, Any] = {"key": "key", "id": "doc_id", "weight": "tokens"}
+    warnings = list(rate.warnings)
+    if shares:
+        there = {name: there for name, (_, there) in totals.items()}
+        budgets, notes = share_out(rate.tokens, shares, there)
+        warnings += [f"quota of {field}: {note}" for note in notes]
+        cuts = find_cuts(keyed, **columns, group="group", budgets=budgets)
+        kept = keep_groups(keyed, cuts, group="group", key="key", id="doc_id")
+    else:
+        cuts = {"": find_cut(keyed, **columns, budget=rate.tokens)}
+        kept = keep(keyed, cuts[""], key="key", id="doc_id")
+    if not any(cut.kept_rows for cut in cuts.values()):
+        raise InputError(
+            f"the budget of {rate.tokens:,} tokens is less than the first document holds, so nothing would be kept; "
+            f"raise it (the pool: {counts:,} documents, {tokens:,} tokens)"
+        )
+    weight = F.lit(1.0) if config.mode == "hard" else F.exp(_log_weight(config))
+    rows = kept.select(F.lit(selection_id).alias("selection_id"), "doc_id", weight.alias("weight"))
+    return Selection(selection_id, classifier_id, config, rate, cuts, counts, tokens, rows, tuple(warnings))
+
+
+def share_out(
+    budget: int, shares: Mapping[str, Fraction], there: Mapping[str, int]
+) -> tuple[dict[str, int], list[str]]:
+    """Budget of each quota value, and of "" for all that no quota names; with notes on what fell short.
+
+    A value with fewer tokens than its share is kept whole, and the others divide what it leaves in proportion to their
+    shares, until all fit. What nobody may take stays unused. Budgets are rounded down to whole tokens.
+    """
+    wanted = {**shares, "": 1 - sum(shares.values(), Fraction(0))}
+    budgets, left = dict.fromkeys(wanted, 0), Fraction(budget)
+    takers = {name: share for name, share in wanted.items() if share > 0}
+    while takers:
+        per_share = left / sum(takers.values())
+        short = {name for name, share in takers.items() if there.get(name, 0) <= share * per_share}
+        for name in short or takers:
+            budgets[name] = there.get(name, 0) if short else int(takers[name] * per_share)
+        if not short:
+            left = Fraction(0)
+            break
+        left -= sum(budgets[name] for name in short)
+        takers = {name: share for name, share in takers.items() if name not in short}
+    notes = [
+        f"{name!r} holds {there.get(name, 0):,} tokens of the {int(share * budget):,} that its share asks for; "
+        "all are kept and the others divide the rest"
+        for name, share in shares.items()
+        if there.get(name, 0) < int(share * budget)
+    ]
+    if left >= 1:
+        notes.append(f"{int(left):,} tokens of the budget stay unused; lower the quotas, or leave the others a share")
+    return budgets, notes
+
+
+def _log_weight(config: SelectionConfig) -> Column:
+    score = F.least(F.greatest(F.col("score"), F.lit(SCORE_FLOOR)), F.lit(1 - SCORE_FLOOR))
+    log_weight = F.log(score / (1 - score)) / F.lit(float(config.temperature))
+    # greatest and least would make numbers of null and NaN; the cut refuses them.
+    return F.when(F.col("score").isNotNull() & ~F.isnan("score"), log_weight)
+
+
+def _gumbel(seed: int) -> Column:
+    u = F.greatest(hash_fraction("doc_id", seed, "soft selection"), F.lit(2.0**-54))  # never 0
+    return -F.log(-F.log(u))
+
+
+def _with_group(
+    scores: DataFrame, field: str | None, shares: Mapping[str, Fraction], documents: DataFrame | None
+) -> DataFrame:
+    """Scores with the column `group`: the quota's value, or "" where no quota names it."""
+    if field is None:
+        return scores.withColumn("group", F.lit(""))
+    valued = _with_value(scores, field, documents)
+    named = F.col("value").isin(*shares)
+    return valued.withColumn("group", F.when(named, F.col("value")).otherwise(F.lit(""))).drop("value")
+
+
+def _with_value(scores: DataFrame, field: str, documents: DataFrame | None) -> DataFrame:
+    if field == "source":
+        return scores.withColumn("value", F.col("source"))
+    if documents is None:
+        raise SchemaError(f"quotas of {field} need the table documents with its column metadata; none was given")
+    value = F.try_element_at(F.col("metadata"), F.lit(field.removeprefix("metadata.")))
+    return scores.join(documents.select("doc_id", value.alias("value")), "doc_id", "left")
+
+
+def _totals(grouped: DataFrame) -> DataFrame:
+    return grouped.groupBy("group").agg(F.count(F.lit(1)).alias("documents"), F.sum("tokens").alias("tokens"))
+
+
+def _unknown(scores: DataFrame, field: str, unknown: list[str], documents: DataFrame | None) -> str:
+    valued = _with_value(scores, field, documents).groupBy("value").agg(F.sum("tokens").alias("tokens"))
+    largest = valued.where(F.col("value").isNotNull()).orderBy(F.desc("tokens"), "value").limit(VALUES_SHOWN + 1)
+    values = [r["value"] for r in largest.collect()]
+    more = ", ..." if len(values) > VALUES_SHOWN else ""
+    there = f"there are {', '.join(values[:VALUES_SHOWN])}{more}" if values else "no document has one"
+    return f"quotas: no document has {field}={', '.join(unknown)}; {there}"
+
+
+def _parse_quota(quota: str) -> tuple[str, str, Fraction]:
+    field, equals, rest = quota.partition("=")
+    value, colon, digits = rest.rpartition(":")
+    field, value = field.strip(), value.strip()
+    known = field == "source" or (field.startswith("metadata.") and field != "metadata.")
+    if not (equals and colon and value and known):
+        raise InputError(f"a quota reads source=VALUE:SHARE or metadata.KEY=VALUE:SHARE; got {quota!r}")
+    try:
+        share = Fraction(digits.strip())
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(0)
+    if not 0 < share <= 1:
+        raise InputError(f"a quota's share must be in (0, 1]; got {digits!r} in {quota!r}")
+    return field, value, share

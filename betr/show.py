@@ -1,0 +1,248 @@
+"""What a run leaves to look at: the summary, the `--json` object, `betr show` and `betr explain`. Reads tables only."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from rich.table import Table
+
+from betr import classifier
+from betr import explain as explaining
+from betr.config import RunConfig
+from betr.run import Run
+from betr.stages import load_trained
+from betr.tables import (
+    ALL,
+    BENCHMARK_EXAMPLES,
+    CLASSIFIERS,
+    CORPUS_SCORES,
+    DOCUMENTS,
+    DUPLICATE_DOCUMENTS,
+    REJECTED_DOCUMENTS,
+    SAMPLE_LABELS,
+    SELECTION_RUNS,
+    SELECTIONS,
+    STAGE_RUNS,
+)
+from curation.errors import InputError
+from curation.progress import Terminal, clock
+from curation.tables import Tables
+
+ROWS_SHOWN = 20
+
+
+def report(run: Run) -> dict[str, Any]:
+    """The object that `--json` prints: this run's stages, and the classifier and selection that now hold."""
+    imports = run.all("import")
+    rejected: Counter[str] = Counter()
+    for outcome in imports:
+        rejected.update(outcome["rejected"])
+    trained, selected = run.now("train"), run.now("select")
+    figures = ("classifier_id", "accuracy", "auc", "log_loss", "positives")
+    cut = ("selection_id", "keep", "threshold", "documents", "tokens", "kept_documents", "kept_tokens")
+    return {
+        "run_id": run.run_id,
+        "tables": run.tables.root,
+        "stages": [vars(stage) for stage in run.reports],
+        "rejected": dict(sorted(rejected.items())),
+        "duplicates": sum(outcome["duplicates"] for outcome in imports),
+        "classifier": {name: trained[name] for name in figures} if trained else None,
+        "selection": {name: selected[name] for name in cut} if selected else None,
+        "warnings": run.warnings,
+    }
+
+
+def summarise(run: Run) -> None:
+    """A run's last words on the terminal: what every stage did, what was put aside, what was kept."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (
+        ("stage", "left"),
+        ("", "left"),
+        ("rows in", "right"),
+        ("rows out", "right"),
+        ("time", "right"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for stage in run.reports:
+        idle = stage.state == "unchanged"
+        rows_in = "" if idle else f"{stage.rows_in:,}"
+        table.add_row(stage.stage, stage.state, rows_in, f"{stage.rows_out:,}", "" if idle else clock(stage.seconds))
+    run.terminal.console.print()
+    run.terminal.console.print(table)
+    found = report(run)
+    if found["rejected"] or found["duplicates"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found["rejected"].items()) or "none"
+        run.terminal.line(f"rejected: {reasons}; duplicates: {found['duplicates']:,}")
+    cut = found["selection"]
+    if cut is not None:
+        run.terminal.line(
+            f"kept {cut['kept_tokens']:,} of {cut['tokens']:,} tokens ({cut['keep']:.2%} asked for), "
+            f"{cut['kept_documents']:,} of {cut['documents']:,} documents, score above {cut['threshold']:.6f}"
+        )
+        run.terminal.line(
+            f"selection {cut['selection_id']} in {run.tables.root}; `betr explain DOC_ID` says why one is in"
+        )
+
+
+def explain(config: RunConfig, doc_id: str, *, spark: SparkSession, terminal: Terminal) -> dict[str, Any]:
+    """Why a document is in the selections, or isn't: score, rank, cuts, nearest example, the words that carried it."""
+    run = Run(config, spark, terminal)
+    trained = run.needs("train")
+    run.needs("score")
+    tables = run.tables
+    model = load_trained(run, trained)
+    explanation = explaining.explain_document(
+        doc_id,
+        documents=tables.read(DOCUMENTS),
+        scores=tables.read(CORPUS_SCORES).where(F.col("classifier_id") == trained.key),
+        selection_runs=tables.read(SELECTION_RUNS).where(F.col("classifier_id") == trained.key),
+        selections=tables.read(SELECTIONS),
+        labels=tables.read(SAMPLE_LABELS).where(F.col("labels_id") == trained["labels_id"]),
+        examples=tables.read(BENCHMARK_EXAMPLES).where(F.col("targets_id") == _targets_of(run, trained["labels_id"])),
+        contributions=lambda text: classifier.feature_contributions(text, model),
+        rejected=tables.read(REJECTED_DOCUMENTS),
+        duplicates=tables.read(DUPLICATE_DOCUMENTS),
+    )
+    terminal.console.print(explaining.render_explanation(explanation))
+    return explaining.as_json(explanation)
+
+
+def _targets_of(run: Run, labels_id: str) -> str:
+    """The targets that these labels were made with."""
+    ranked = run.result("rank", labels_id)
+    embedded = run.result("embed", ranked["embed"]) if ranked else None
+    return str(embedded["targets"]) if embedded else ""
+
+
+def show(config: RunConfig, view: str, *, spark: SparkSession, terminal: Terminal) -> Any:
+    """Print one view of a tables root; returns its rows as plain objects."""
+    tables = Tables(spark, config.tables)
+    if not tables.exists(STAGE_RUNS):
+        raise InputError(f"{tables.root} holds no tables of betr; `betr run` makes them, or name another --tables root")
+    rows = VIEWS[view](tables)
+    if not rows:
+        terminal.line(f"no {view} in {tables.root}")
+        return rows
+    table = Table(title=f"{view} of {tables.root}", header_style="bold", title_justify="left")
+    for name in rows[0]:
+        number = isinstance(rows[0][name], int | float)
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    terminal.console.print(table)
+    return rows
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _runs(tables: Tables) -> list[dict[str, Any]]:
+    rows = tables.read(STAGE_RUNS).where("state <> 'started'").orderBy(F.desc("started")).limit(5 * ROWS_SHOWN)
+    columns = ("run_id", "stage", "key", "started", "seconds", "rows_in", "rows_out")
+    return [{name: row[name] for name in columns} for row in rows.collect()]
+
+
+def _selections(tables: Tables) -> list[dict[str, Any]]:
+    columns = (
+        "selection_id",
+        "name",
+        "version",
+        "mode",
+        "keep",
+        "threshold",
+        "kept_documents",
+        "kept_tokens",
+        "tokens",
+        "classifier_id",
+        "created",
+    )
+    rows = tables.read(SELECTION_RUNS).select(*columns).orderBy("name", "version")
+    return [row.asDict() for row in rows.collect()]
+
+
+def _classifiers(tables: Tables) -> list[dict[str, Any]]:
+    columns = (
+        "classifier_id",
+        "origin",
+        "encoder_id",
+        "training_documents",
+        "accuracy",
+        "auc",
+        "log_loss",
+        "rank_correlation",
+        "bytes_per_token",
+        "sha256",
+        "path",
+    )
+    return [row.asDict() for row in tables.read(CLASSIFIERS).select(*columns).orderBy("classifier_id").collect()]
+
+
+def _tables(tables: Tables) -> list[dict[str, Any]]:
+    return [
+        {
+            "table": spec.name,
+            "version": tables.version(spec),
+            "rows": tables.read(spec).count(),
+            "key": ", ".join(spec.key),
+        }
+        for spec in ALL
+        if tables.exists(spec)
+    ]
+
+
+def _rejected(tables: Tables) -> list[dict[str, Any]]:
+    """Every reason with its count and one row to look at."""
+    rows = (
+        tables.read(REJECTED_DOCUMENTS)
+        .groupBy("reason")
+        .agg(F.count(F.lit(1)).alias("rows"), F.min(F.struct("file", "row", "detail")).alias("first"))
+    )
+    return [
+        {
+            "reason": r["reason"],
+            "rows": r["rows"],
+            "file": r["first"]["file"],
+            "row": r["first"]["row"],
+            "detail": r["first"]["detail"],
+        }
+        for r in rows.orderBy(F.desc("rows"), "reason").collect()
+    ]
+
+
+def _duplicates(tables: Tables) -> list[dict[str, Any]]:
+    rows = tables.read(DUPLICATE_DOCUMENTS).groupBy("duplicate_of").agg(F.count(F.lit(1)).alias("copies"))
+    return [row.asDict() for row in rows.orderBy(F.desc("copies"), "duplicate_of").limit(ROWS_SHOWN).collect()]
+
+
+def _summary(tables: Tables) -> list[dict[str, Any]]:
+    """The latest run of every stage, with what it left."""
+    seen: dict[str, dict[str, Any]] = {}
+    for row in tables.read(STAGE_RUNS).where("state <> 'started'").orderBy(F.desc("started")).collect():
+        if row["stage"] not in seen:
+            left = {
+                k: v for k, v in json.loads(row["outcome"]).items() if isinstance(v, int | float | str) and k != "path"
+            }
+            told = ", ".join(f"{name} {_cell(value)}" for name, value in list(left.items())[:6])
+            seen[row["stage"]] = {"stage": row["stage"], "run_id": row["run_id"], "rows": row["rows_out"], "left": told}
+    order = ("import", "targets", "sample", "embed", "rank", "train", "score", "select")
+    return [seen[stage] for stage in order if stage in seen]
+
+
+VIEWS = {
+    "summary": _summary,
+    "runs": _runs,
+    "selections": _selections,
+    "classifiers": _classifiers,
+    "tables": _tables,
+    "rejected": _rejected,
+    "duplicates": _duplicates,
+}

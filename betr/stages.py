@@ -1,0 +1,635 @@
+"""The stages as steps on tables: what each reads, what it is made from (its key), what it commits. The only writers.
+
+A stage's key is a hash of its settings and of the keys of the stages before it. A key that finished before is unchanged;
+one that started is resumed from what its commits left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from betr import benchmarks, classifier, ranking, scoring, selection
+from betr.config import PAPER_SAMPLE
+from betr.run import Outcome, Run, Work
+from betr.tables import (
+    BENCHMARK_EMBEDDINGS,
+    BENCHMARK_EXAMPLES,
+    CLASSIFIERS,
+    CORPUS_SAMPLE,
+    CORPUS_SCORES,
+    DOCUMENTS,
+    DUPLICATE_DOCUMENTS,
+    IMPORTED_FILES,
+    REJECTED_DOCUMENTS,
+    SAMPLE_EMBEDDINGS,
+    SAMPLE_LABELS,
+    SAMPLE_RANKS,
+    SAMPLE_RELEVANCE,
+    SELECTION_RUNS,
+    SELECTIONS,
+)
+from curation import documents as reading
+from curation import embedding, sampling
+from curation.errors import InputError
+from curation.hashing import content_id
+from curation.session import default_parallelism, release, share
+from curation.tables import Tables, TableSpec, absolute, is_local
+
+VALIDATION_SHARE = 0.1
+VALIDATION_MOST = 100_000  # the paper sets its threshold on as many (3.5)
+CALIBRATION_DOCUMENTS = 2_000
+BYTES_PER_TOKEN_WITHOUT_TOKENIZER = 4.0
+
+
+# -- import ------------------------------------------------------------------------------------------------------------
+
+
+def import_documents(run: Run) -> Outcome:
+    """Read new files into `documents`; what can't be used goes to `rejected_documents`, copies to `duplicate_documents`."""
+    config, tables = run.config, run.tables
+    if not config.documents:
+        if not imports(run):
+            raise InputError(f"{tables.root} holds no documents yet: name some with --documents PATH...")
+        return run.unchanged(imports(run)[-1])
+    columns = reading.parse_columns(config.columns)
+    inputs = reading.list_inputs(run.spark, list(config.documents))
+    # A file is known by its name, size and time, and by how it was read: read otherwise, it is imported again.
+    prints = {each.path: reading.import_id([each], columns, max_bytes=config.max_bytes) for each in inputs}
+    known = {(row["path"], row["fingerprint"]) for row in tables.read(IMPORTED_FILES).collect()}
+    fresh = [each for each in inputs if (each.path, prints[each.path]) not in known]
+    if not fresh:
+        return run.unchanged(imports(run)[-1], f"{len(inputs)} file(s) imported before")
+
+    key = reading.import_id(fresh, columns, max_bytes=config.max_bytes)
+    with run.stage("import", key, unit="documents") as work, reading.named_read_errors():
+        mine = f"chunk >= '{key}-' AND chunk < '{key}.'"
+        existing = tables.read(DOCUMENTS).where(f"NOT ({mine})") if tables.exists(DOCUMENTS) else None
+        rows = reading.read_rows(run.spark, fresh, columns, max_bytes=config.max_bytes)
+        for spec in (reading.IMPORT_ROWS, reading.IMPORT_VERDICTS):  # what a killed import may have left
+            tables.drop(spec)
+        tables.append(reading.IMPORT_ROWS, reading.check_rows(rows, max_bytes=config.max_bytes), keys_are_unique=True)
+        checked = tables.read(reading.IMPORT_ROWS)
+        tables.append(reading.IMPORT_VERDICTS, reading.settle(checked, existing), keys_are_unique=True)
+        verdicts = tables.read(reading.IMPORT_VERDICTS)
+        parts = reading.n_chunks(fresh, config.chunk_bytes)
+        kept, rejected, duplicates = reading.sort_out(checked, verdicts, import_id=key, n_chunks=parts)
+        tables.replace(REJECTED_DOCUMENTS, rejected, where={"import_id": key}, keys_are_unique=True)
+        tables.replace(DUPLICATE_DOCUMENTS, duplicates, where={"import_id": key}, keys_are_unique=True)
+        tables.replace(DOCUMENTS, kept, where=mine, keys_are_unique=True)
+        for spec in (reading.IMPORT_ROWS, reading.IMPORT_VERDICTS):
+            tables.drop(spec)
+        chunks = _chunks(tables.read(DOCUMENTS).where(mine))
+        reasons = _counts(tables.read(REJECTED_DOCUMENTS).where(F.col("import_id") == key), "reason")
+        copies = tables.read(DUPLICATE_DOCUMENTS).where(F.col("import_id") == key).count()
+        work.rows_out = sum(count for count, _ in chunks.values())
+        work.rows_in = work.rows_out + sum(reasons.values()) + copies
+        if not chunks and not imports(run):
+            raise InputError(
+                f"--documents: not one document is left of {work.rows_in} rows; rejected: {_reasons(reasons)}; "
+                f"each row's reason is in the table {REJECTED_DOCUMENTS.name}"
+            )
+        files = [(key, each.path, each.bytes, prints[each.path]) for each in fresh]
+        tables.replace(IMPORTED_FILES, run.spark.createDataFrame(files, IMPORTED_FILES.schema), where={"import_id": key}, keys_are_unique=True)
+        work.values = {"chunks": chunks, "rejected": reasons, "duplicates": copies, "files": len(fresh)}
+    if reasons or copies:
+        run.terminal.line(f"  put aside: {_reasons({**reasons, **({'duplicate': copies} if copies else {})})}")
+    return run.needs("import")
+
+
+def imports(run: Run) -> list[Outcome]:
+    """Every finished import, oldest first: together they are the corpus."""
+    return run.all("import")
+
+
+def corpus_key(run: Run) -> str:
+    """What names the corpus as it is now."""
+    return content_id("corpus", sorted(outcome.key for outcome in imports(run)))
+
+
+def corpus_chunks(run: Run) -> dict[str, tuple[int, int]]:
+    """chunk -> (documents, bytes) of the whole corpus."""
+    return {chunk: tuple(size) for outcome in imports(run) for chunk, size in outcome["chunks"].items()}  # type: ignore[misc]
+
+
+def _chunks(documents: DataFrame) -> dict[str, tuple[int, int]]:
+    sizes = documents.groupBy("chunk").agg(F.count(F.lit(1)).alias("n"), F.sum("bytes").alias("b")).orderBy("chunk")
+    return {row["chunk"]: (row["n"], row["b"]) for row in sizes.collect()}
+
+
+# -- targets -----------------------------------------------------------------------------------------------------------
+
+
+def read_targets(run: Run) -> Outcome:
+    """Benchmark examples -> one text each, an equal count a benchmark, training splits only (3.1)."""
+    config, tables = run.config, run.tables
+    if not config.benchmarks:
+        return run.unchanged(run.needs("targets", "targets --benchmarks PATH..."))
+    sources = benchmarks.parse_sources(list(config.benchmarks))
+    settings = config.settings("targets")
+    key = content_id(
+        "targets",
+        [(s.name, benchmarks.fingerprint(run.spark, s)) for s in sources],
+        {name: value for name, value in settings.items() if name != "benchmarks"},
+    )
+    if (earlier := run.result("targets", key)) is not None:
+        return run.unchanged(earlier)
+    with run.stage("targets", key, unit="examples") as work:
+        asked = int(config.per_benchmark) if config.per_benchmark.isdigit() else None
+        how: dict[str, Any] = {
+            "seed": config.seed,
+            "templates": benchmarks.parse_templates(config.template),
+            "allow_splits": set(config.allow_test),
+        }
+        found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=asked, **how)
+        if config.per_benchmark == "equal":
+            found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=min(found.available.values()), **how)
+        tables.replace(BENCHMARK_EXAMPLES, found.to_frame(run.spark, targets_id=key), where={"targets_id": key}, keys_are_unique=True)
+        rejected = Counter(f"{each.benchmark}: {each.reason}" for each in found.rejected)
+        work.rows_out = len(found.examples)
+        work.rows_in = sum(found.available.values()) + sum(found.duplicates.values()) + len(found.rejected)
+        work.values = {"examples": found.counts, "rejected": dict(rejected)}
+    for warning in found.warnings:
+        run.warn(warning)
+    run.terminal.line("  " + ", ".join(f"{name} {count:,}" for name, count in found.counts.items()))
+    if rejected:
+        run.warn(f"benchmark rows that gave no example: {_reasons(rejected)}")
+    return run.needs("targets")
+
+
+def targets(run: Run, outcome: Outcome) -> DataFrame:
+    return run.tables.read(BENCHMARK_EXAMPLES).where(F.col("targets_id") == outcome.key)
+
+
+# -- sample ------------------------------------------------------------------------------------------------------------
+
+
+def draw_sample(run: Run) -> Outcome:
+    """Draw the documents to rank by hash of their ids (3.2).
+
+    A sample drawn before stays while the corpus grows, and with it ranks, labels and classifier: new documents are only
+    scored. --retrain draws anew from the corpus as it is.
+    """
+    config, tables = run.config, run.tables
+    run.needs("import", "import --documents PATH...")
+    request = {"seed": config.seed, "sample": config.sample}
+    now = corpus_key(run)
+    earlier = run.before(
+        "sample", where=lambda o: o["request"] == request and (not config.retrain or o["corpus"] == now)
+    )
+    if earlier is not None:
+        grown = "the corpus has grown since; --retrain draws anew" if earlier["corpus"] != now else ""
+        return run.unchanged(earlier, grown)
+    with run.stage("sample", content_id("sample", request, now), unit="documents") as work:
+        documents = tables.read(DOCUMENTS)
+        available = sum(count for count, _ in corpus_chunks(run).values())
+        work.rows_in = available
+        below, last = _sample_bound(run, documents, available)
+        drawn = sampling.sample_documents(documents, seed=config.seed, below=below, last_id=last)
+        there = tables.read(CORPUS_SAMPLE).where(F.col("seed") == config.seed).select("doc_id")
+        new = drawn.join(there, "doc_id", "left_anti")
+        # Sorted by position, so that a wave of the embedding, a range of positions, reads few files.
+        parts = default_parallelism(run.spark)
+        new = new.repartition(parts, F.floor(F.col("position") / below * parts)).sortWithinPartitions(
+            "position", "doc_id"
+        )
+        tables.append(CORPUS_SAMPLE, new, keys=new.select("seed", "doc_id"))
+        work.values = {"request": request, "corpus": now, "seed": config.seed, "below": below, "last": last}
+        work.rows_out = sample(run, Outcome("sample", "", work.values)).count()
+        if work.rows_out == 0:
+            raise InputError(
+                f"--sample {config.sample} of {available:,} documents draws none; ask for a larger share or for a number"
+            )
+    return run.needs("sample")
+
+
+def sample(run: Run, outcome: Outcome) -> DataFrame:
+    """seed, doc_id, position, text of the sampled documents."""
+    rows = run.tables.read(CORPUS_SAMPLE).where(F.col("seed") == outcome["seed"])
+    return rows.where(_within(outcome["below"], outcome["last"]))
+
+
+def _sample_bound(run: Run, documents: DataFrame, available: int) -> tuple[float, str]:
+    """Documents below this position are in, and at it those up to this id; a share has no last id."""
+    request = run.config.sample_request
+    if isinstance(request, float):
+        return request, ""
+    count = request or min(PAPER_SAMPLE, max(1, available // 5))
+    return sampling.share_for_count(documents, seed=run.config.seed, count=count)
+
+
+def _within(below: float, last: str) -> Column:
+    return (F.col("position") < below) | ((F.col("position") == below) & (F.col("doc_id") <= last))
+
+
+# -- embed -------------------------------------------------------------------------------------------------------------
+
+
+def embed(run: Run) -> Outcome:
+    """Embed the examples as queries and the sample as documents (3.2), in waves: a killed run loses at most one."""
+    config, tables = run.config, run.tables
+    drawn, wanted = run.needs("sample"), run.needs("targets")
+    settings = {k: v for k, v in config.settings("embed").items() if k not in ("wave_rows", "gpus_per_task")}
+    made_from = content_id(drawn.key, wanted.key, settings)
+    if (earlier := run.before("embed", where=lambda outcome: outcome["made_from"] == made_from)) is not None:
+        return run.unchanged(earlier)
+    encoder = embedding.resolve_encoder(config.encoding)
+    with run.stage("embed", content_id("embed", drawn.key, wanted.key, encoder.encoder_id), unit="texts") as work:
+        run.terminal.line(f"  encoder {encoder.encoder_id}: {encoder.dimension} dimensions, {encoder.precision}")
+        examples = targets(run, wanted).select("example_id", "text")
+        examples = examples.withColumn("position", sampling.hash_fraction("example_id", config.seed))
+        texts = sample(run, drawn).select("doc_id", "text", "position")
+        parts = [
+            _Missing(tables, BENCHMARK_EMBEDDINGS, "example_id", examples, "query", wanted["rows"], 1.0, encoder),
+            _Missing(tables, SAMPLE_EMBEDDINGS, "doc_id", texts, "document", drawn["rows"], drawn["below"], encoder),
+        ]
+        waves = [(part, wave, count) for part in parts for wave, count in part.waves(config.wave_rows)]
+        work.rows_in = wanted["rows"] + drawn["rows"]
+        work.progress.expect(sum(count for _, _, count in waves))
+        profile = embedding.embedding_profile(config.gpus_per_task)
+        for part, wave, count in waves:
+            work.progress.batch(count)
+            texts = part.rows_of(wave).repartition(min(count, 2 * default_parallelism(run.spark)))
+            embedded = embedding.embed(texts, id_column=part.id, encoder=encoder, kind=part.kind, profile=profile)
+            encoder_id = F.lit(encoder.encoder_id).alias("encoder_id")
+            tables.append(part.spec, embedded, keys=texts.select(part.id, encoder_id))
+            work.progress.advance(count)
+            work.rows_out += count
+        work.values = {
+            "made_from": made_from,
+            "encoder_id": encoder.encoder_id,
+            "dimension": encoder.dimension,
+            "sample": drawn.key,
+            "targets": wanted.key,
+            "tokenizer": embedding.tokenizer_of(encoder),
+        }
+    return run.needs("embed")
+
+
+@dataclasses.dataclass
+class _Missing:
+    """Texts of one kind that lack an embedding by this encoder, cut into waves by position (a hash in [0, below))."""
+
+    tables: Tables
+    spec: TableSpec
+    id: str
+    rows: DataFrame
+    kind: embedding.Kind
+    count: int
+    below: float
+    encoder: embedding.Encoder
+    number: int = 1
+
+    def waves(self, wave_rows: int) -> list[tuple[int, int]]:
+        """(wave, texts missing in it). Where the waves lie doesn't depend on what is there already."""
+        embedding.check_dimension(self.tables.read(self.spec), encoder=self.encoder, table=self.spec.name)
+        self.number = max(1, math.ceil(self.count / wave_rows))
+        wave = F.least(F.floor(F.col("position") / self.below * self.number), F.lit(self.number - 1))
+        self.rows = self.rows.withColumn("wave", wave)
+        counts = self._missing().groupBy("wave").count().orderBy("wave").collect()
+        return [(row["wave"], row["count"]) for row in counts]
+
+    def rows_of(self, wave: int) -> DataFrame:
+        # The plain range lets Delta skip files (the sample is sorted by position); the wave itself decides.
+        low, high = wave * self.below / self.number, (wave + 1) * self.below / self.number
+        near = F.col("position").between(low - 1e-9, high + 1e-9)
+        return self._missing().where(near & (F.col("wave") == wave)).select(self.id, "text")
+
+    def _missing(self) -> DataFrame:
+        there = self.tables.read(self.spec).where(F.col("encoder_id") == self.encoder.encoder_id).select(self.id)
+        return self.rows.join(there, self.id, "left_anti")
+
+
+def embeddings(run: Run, outcome: Outcome) -> tuple[DataFrame, DataFrame]:
+    """(doc_id, embedding) of the sample and (example_id, embedding) of the targets that `embed` left."""
+    drawn, wanted = run.result("sample", outcome["sample"]), run.result("targets", outcome["targets"])
+    assert drawn is not None and wanted is not None
+    by_encoder = F.col("encoder_id") == outcome["encoder_id"]
+    documents = run.tables.read(SAMPLE_EMBEDDINGS).where(by_encoder).select("doc_id", "embedding")
+    examples = run.tables.read(BENCHMARK_EMBEDDINGS).where(by_encoder).select("example_id", "embedding")
+    return (
+        documents.join(sample(run, drawn).select("doc_id"), "doc_id", "left_semi"),
+        examples.join(targets(run, wanted).select("example_id"), "example_id", "left_semi"),
+    )
+
+
+# -- rank --------------------------------------------------------------------------------------------------------------
+
+
+def rank(run: Run) -> Outcome:
+    """Every example ranks every sampled document; the best rank orders them; the top share is positive (3.3)."""
+    config, tables = run.config, run.tables
+    embedded = run.needs("embed")
+    key = content_id("rank", embedded.key, config.positive_fraction, config.aggregation)
+    if (earlier := run.result("rank", key)) is not None:
+        return run.unchanged(earlier)
+    with run.stage("rank", key, unit="documents") as work:
+        documents, example_rows = embeddings(run, embedded)
+        examples = ranking.collect_examples(example_rows)
+        n, m = documents.count(), len(examples.ids)
+        work.rows_in = n * m
+        work.progress.expect(n)
+        work.progress.batch(n)
+        if (warning := ranking.warn_if_dense(n, m)) is not None:
+            run.warn(warning)
+        shared = share(run.spark, examples)
+        k = min(n, config.k or ranking.suggested_k(n, m, config.positive_fraction))
+        relevance = None
+        if config.aggregation != "max":
+            means = ranking.mean_relevance(documents, shared, n_documents=n, aggregation=config.aggregation)
+            tables.replace(SAMPLE_RELEVANCE, means.withColumn("ranking_id", F.lit(key)), where={"ranking_id": key})
+            relevance = tables.read(SAMPLE_RELEVANCE).where(F.col("ranking_id") == key).drop("ranking_id")
+        while True:
+            ranks = ranking.rank_documents(documents, shared, k=k).withColumn("ranking_id", F.lit(key))
+            tables.replace(SAMPLE_RANKS, ranks, where={"ranking_id": key}, keys_are_unique=True)
+            ranks = tables.read(SAMPLE_RANKS).where(F.col("ranking_id") == key)
+            try:
+                cutoff = _cutoff(documents.select("doc_id"), ranks, relevance, k, config.positive_fraction)
+                break
+            except ranking.CutoffBeyondK as beyond:
+                run.terminal.line(f"  the k = {k:,} best of each example are too few; again with {beyond.next_k:,}")
+                k = beyond.next_k
+        release(shared)
+        labels = ranking.label_documents(documents.select("doc_id"), ranks, cutoff=cutoff, relevance=relevance)
+        tables.replace(SAMPLE_LABELS, labels.withColumn("labels_id", F.lit(key)), where={"labels_id": key}, keys_are_unique=True)
+        work.rows_out = n
+        work.values = {
+            "k": k,
+            "cutoff_rank": cutoff.rank,
+            "positives": cutoff.positives,
+            "examples": m,
+            "embed": embedded.key,
+            "sample": embedded["sample"],
+            "encoder_id": embedded["encoder_id"],
+            "tokenizer": embedded["tokenizer"],
+        }
+    how = (
+        f"best rank up to {cutoff.rank} (k = {k:,})" if relevance is None else f"relevance from {cutoff.relevance:.4g}"
+    )
+    run.terminal.line(f"  top {config.positive_fraction:.0%} positive, {cutoff.positives:,} documents: {how}")
+    return run.needs("rank")
+
+
+def _cutoff(
+    documents: DataFrame, ranks: DataFrame, relevance: DataFrame | None, k: int, positive_fraction: float
+) -> ranking.Cutoff:
+    if relevance is not None:
+        return ranking.find_relevance_cutoff(relevance, positive_fraction=positive_fraction)
+    return ranking.find_cutoff(documents, ranks, k=k, positive_fraction=positive_fraction)
+
+
+# -- train -------------------------------------------------------------------------------------------------------------
+
+
+def train(run: Run) -> Outcome:
+    """Train fastText's two-label model on the labels (3.4), or fold an official one; validate it; keep it with its sha256."""
+    config, tables = run.config, run.tables
+    ranked = run.needs("rank")
+    settings = config.settings("train")
+    if config.import_fasttext:
+        settings["import_fasttext"] = _file_digest(config.import_fasttext)
+    key = content_id("train", ranked.key, settings)
+    if (earlier := run.result("train", key)) is not None:
+        load_trained(run, earlier)  # a file that was lost or altered since is said now, not at three in the morning
+        return run.unchanged(earlier)
+    drawn = run.result("sample", ranked["sample"])
+    assert drawn is not None
+    with run.stage("train", key, unit="documents") as work:
+        labels = tables.read(SAMPLE_LABELS).where(F.col("labels_id") == ranked.key)
+        labelled = labels.join(sample(run, drawn).select("doc_id", "text"), "doc_id")
+        held_out = sampling.hash_fraction("doc_id", config.seed, "validation") < VALIDATION_SHARE
+        log = {"documents": 0, "positives": ranked["positives"]}
+        if config.import_fasttext:
+            model = classifier.import_fasttext(config.import_fasttext, config.positive_label)
+            origin = f"imported from {Path(config.import_fasttext).name}"
+        else:
+            model, fitted = _fit(run, work, labelled.where(~held_out))
+            log, origin = dataclasses.asdict(fitted), "trained"
+        counter, ratio = _token_counter(run, drawn, ranked["tokenizer"])
+        path = f"{_classifier_folder(run)}/{key}.safetensors"
+        sha256 = model.save(_classifier_path(run, path))
+        figures = _validate(run, labelled.where(held_out), model)
+        record = {
+            "classifier_id": key,
+            "path": path,
+            "sha256": sha256,
+            "origin": origin,
+            "labels_id": ranked.key,
+            "encoder_id": ranked["encoder_id"],
+            "parameters": json.dumps(settings, sort_keys=True, default=str),
+            "positives": int(log["positives"]),
+            "training_documents": int(log["documents"]),
+            "validation_documents": int(figures["documents"]),
+            "accuracy": figures["accuracy"],
+            "auc": figures["auc"],
+            "log_loss": figures["log_loss"],
+            "rank_correlation": figures["rank_correlation"],
+            "token_counter": counter,
+            "bytes_per_token": ratio,
+            "trained_on": drawn["corpus"],
+        }
+        row = run.spark.createDataFrame([tuple(record[c] for c in _names(run, CLASSIFIERS))], CLASSIFIERS.schema)
+        tables.replace(CLASSIFIERS, row, where={"classifier_id": key}, keys_are_unique=True)
+        work.rows_in, work.rows_out = drawn["rows"], int(log["documents"])
+        work.values = record
+    accuracy, auc = figures["accuracy"], figures["auc"]
+    if accuracy is not None and auc is not None:
+        run.terminal.line(f"  validation: accuracy {accuracy:.3f}, AUC {auc:.3f}, log-loss {figures['log_loss']:.3f}")
+        if accuracy > 0.98:
+            run.warn(
+                f"validation accuracy {accuracy:.3f}: near 0.75 is normal (BETR 3.4); so high, the classifier may have "
+                "learned to tell sources apart"
+            )
+    return run.needs("train")
+
+
+def _fit(run: Run, work: Work, labelled: DataFrame) -> tuple[classifier.FoldedClassifier, classifier.TrainingLog]:
+    """Positives and as many negatives (by hash), in hashed order, streamed to the driver's compiled trainer."""
+    config = run.config
+    counts = {row["label"]: row["count"] for row in labelled.groupBy("label").count().collect()}
+    share_kept = min(1.0, counts.get(1, 0) / max(1, counts.get(0, 0)))
+    kept = (F.col("label") == 1) | (sampling.hash_fraction("doc_id", config.seed, "negatives") < share_kept)
+    order = sampling.hash_fraction("doc_id", config.seed, "training order")
+    rows = labelled.where(kept).select("text", "label", order.alias("order"), "doc_id").orderBy("order", "doc_id")
+
+    def documents() -> Iterator[tuple[str, int]]:
+        for row in rows.select("text", "label").toLocalIterator():
+            yield row["text"], row["label"]
+
+    def shown(done: int, total: int) -> None:
+        if work.progress.total != total:
+            work.progress.expect(total, unit="documents x epochs")
+        work.progress.advance(done - work.progress.done)
+
+    return classifier.train_classifier(documents(), config.training, progress=shown)
+
+
+def _validate(run: Run, held_out: DataFrame, model: classifier.FoldedClassifier) -> dict[str, Any]:
+    """Accuracy, AUC, log-loss and rank correlation on held-out documents, at most 100 thousand, as the paper (3.4)."""
+    shared = share(run.spark, model.to_bytes())
+    scored = scoring.score_documents(
+        held_out, classifier=shared, tokens=scoring.BytesPerToken(1.0), keep=("label", "best_rank")
+    )
+    order = sampling.hash_fraction("doc_id", run.config.seed, "validation order")
+    rows = scored.select("score", "label", "best_rank").orderBy(order, "doc_id").limit(VALIDATION_MOST).collect()
+    release(shared)
+    if not rows:
+        return dict.fromkeys(("accuracy", "auc", "log_loss", "rank_correlation")) | {"documents": 0}
+    return classifier.validate([r["score"] for r in rows], [r["label"] for r in rows], [r["best_rank"] for r in rows])
+
+
+def _token_counter(run: Run, drawn: Outcome, encoders: str | None) -> tuple[str, float | None]:
+    """(name of the tokenizer, bytes per token): calibrated on the sample with a real tokenizer; None: counted exactly."""
+    tokenizer = run.config.tokenizer or encoders
+    if tokenizer is None:
+        if run.config.exact_tokens:
+            raise InputError("--exact-tokens: this encoder has no tokenizer; name one with --tokenizer")
+        run.warn(
+            f"no tokenizer at hand: tokens are bytes / {BYTES_PER_TOKEN_WITHOUT_TOKENIZER:g}; name one with --tokenizer"
+        )
+        return "none", BYTES_PER_TOKEN_WITHOUT_TOKENIZER
+    if run.config.exact_tokens:
+        return scoring.ExactTokens.load(tokenizer).tokenizer, None
+    some = sample(run, drawn).orderBy("position", "doc_id").limit(CALIBRATION_DOCUMENTS).select("text").collect()
+    return tokenizer, scoring.calibrate_bytes_per_token([row["text"] for row in some], tokenizer)
+
+
+def _classifier_folder(run: Run) -> str:
+    root = run.tables.root
+    if run.config.classifier_dir:
+        return absolute(run.config.classifier_dir)
+    if run.tables.is_catalog or not is_local(root):
+        raise InputError(
+            f"--tables {root} is no local folder: name one for the classifiers' files with --classifier-dir (a Volume, say)"
+        )
+    return "classifier_files"
+
+
+def _classifier_path(run: Run, path: str) -> str:
+    """Files under the root are recorded relative to it: a root that is moved or copied stays whole."""
+    return path if Path(path).is_absolute() else f"{run.tables.root}/{path}"
+
+
+def load_trained(run: Run, trained: Outcome) -> classifier.FoldedClassifier:
+    """The classifier of a `train` outcome, checked against the sha256 that was recorded with it."""
+    return classifier.load_classifier(_classifier_path(run, trained["path"]), trained["sha256"])
+
+
+# -- score -------------------------------------------------------------------------------------------------------------
+
+
+def score(run: Run) -> Outcome:
+    """Score every document that this classifier hasn't scored yet (3.4), chunk after chunk; each chunk is one commit."""
+    tables = run.tables
+    trained = run.needs("train")
+    key = content_id("score", trained.key, corpus_key(run))
+    if (earlier := run.result("score", key)) is not None:
+        return run.unchanged(earlier)
+    model = load_trained(run, trained)
+    counter: scoring.TokenCounter = (
+        scoring.ExactTokens.load(trained["token_counter"])
+        if trained["bytes_per_token"] is None
+        else scoring.BytesPerToken(trained["bytes_per_token"])
+    )
+    with run.stage("score", key, unit="documents") as work:
+        mine = F.col("classifier_id") == trained.key
+        done = {r["chunk"] for r in tables.read(CORPUS_SCORES).where(mine).select("chunk").distinct().collect()}
+        chunks = {chunk: size for chunk, size in corpus_chunks(run).items() if chunk not in done}
+        work.progress.expect(sum(count for count, _ in chunks.values()))
+        shared = share(run.spark, model.to_bytes())
+        for chunk, (count, _) in sorted(chunks.items()):
+            work.progress.batch(count)
+            documents = tables.read(DOCUMENTS).where(F.col("chunk") == chunk)
+            scores = scoring.score_documents(documents, classifier=shared, tokens=counter, keep=("chunk", "source"))
+            # Sorted by score, so that a cut skips the row groups below it.
+            scores = scores.sortWithinPartitions("score", "doc_id")
+            tables.replace(
+                CORPUS_SCORES,
+                scores.withColumn("classifier_id", F.lit(trained.key)),
+                where={"classifier_id": trained.key, "chunk": chunk},
+                keys=documents.select("doc_id", F.lit(trained.key).alias("classifier_id")),
+            )
+            work.progress.advance(count)
+            work.rows_out += count
+        release(shared)
+        work.rows_in = work.rows_out
+        totals = (
+            tables.read(CORPUS_SCORES).where(mine).agg(F.count(F.lit(1)).alias("n"), F.sum("tokens").alias("t")).first()
+        )
+        assert totals is not None
+        work.values = {
+            "classifier_id": trained.key,
+            "corpus": corpus_key(run),
+            "documents": totals["n"],
+            "tokens": totals["t"],
+        }
+    return run.needs("score")
+
+
+# -- select ------------------------------------------------------------------------------------------------------------
+
+
+def select(run: Run) -> Outcome:
+    """Cut the scores at a token budget (3.5): a new cut reads scores, no text."""
+    config, tables = run.config, run.tables
+    scored = run.needs("score")
+    wanted = config.selection
+    key = selection.selection_id(scored.key, wanted)
+    if (earlier := run.result("select", key)) is not None:
+        return run.unchanged(earlier)
+    with run.stage("select", key, unit="documents") as work:
+        scores = tables.read(CORPUS_SCORES).where(F.col("classifier_id") == scored["classifier_id"])
+        by_metadata = (wanted.quota_field or "").startswith("metadata.")
+        cut = selection.select(
+            scores,
+            wanted,
+            classifier_id=scored["classifier_id"],
+            selection_id=key,
+            documents=tables.read(DOCUMENTS).select("doc_id", "metadata") if by_metadata else None,
+        )
+        work.progress.expect(cut.kept_documents)
+        work.progress.batch(cut.kept_documents)
+        # The scores' key is unique, and a cut only leaves rows out.
+        tables.replace(SELECTIONS, cut.rows, where={"selection_id": key}, keys_are_unique=True)
+        version = selection.next_version(tables.read(SELECTION_RUNS), name=wanted.name, selection_id=key)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        row = cut.run_row(version=version, run_id=run.run_id, created=created)
+        columns = _names(run, SELECTION_RUNS)
+        frame = run.spark.createDataFrame([tuple(row[c] for c in columns)], SELECTION_RUNS.schema)
+        tables.replace(SELECTION_RUNS, frame, where={"selection_id": key}, keys_are_unique=True)
+        work.rows_in, work.rows_out = cut.documents, cut.kept_documents
+        work.values = {name: row[name] for name in columns if name not in ("parameters", "run_id", "created")}
+    for warning in cut.warnings:
+        run.warn(warning)
+    return run.needs("select")
+
+
+def _names(run: Run, spec: TableSpec) -> list[str]:
+    return list(spec.struct(run.spark).names)
+
+
+def _counts(rows: DataFrame, column: str) -> dict[str, int]:
+    return {row[column]: row["count"] for row in rows.groupBy(column).count().orderBy(column).collect()}
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
+
+
+def _file_digest(path: str) -> str:
+    import hashlib
+
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"--import-fasttext {path} can't be read ({error.strerror}); give a fastText .bin") from error

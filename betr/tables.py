@@ -1,0 +1,62 @@
+"""The tables of BETR, in the order in which they come to be; each is declared where it is made, docs/tables.md tells all."""
+
+from curation.embedding import BENCHMARK_EMBEDDINGS, SAMPLE_EMBEDDINGS
+
+from betr.benchmarks import BENCHMARK_EXAMPLES
+from betr.ranking import SAMPLE_LABELS, SAMPLE_RANKS, SAMPLE_RELEVANCE
+from betr.selection import SELECTION_RUNS, SELECTIONS
+from curation.documents import DOCUMENTS, DUPLICATE_DOCUMENTS, REJECTED_DOCUMENTS
+from curation.sampling import CORPUS_SAMPLE
+from curation.tables import TableSpec
+
+IMPORTED_FILES = TableSpec(
+    "imported_files",
+    key=("import_id", "path"),
+    schema="import_id string, path string, bytes bigint, fingerprint string",
+)
+
+CLASSIFIERS = TableSpec(
+    "classifiers",
+    key=("classifier_id",),
+    schema=(
+        "classifier_id string, path string, sha256 string, origin string, labels_id string, encoder_id string, "
+        "parameters string, positives bigint, training_documents bigint, validation_documents bigint, accuracy double, "
+        "auc double, log_loss double, rank_correlation double, token_counter string, bytes_per_token double, "
+        "trained_on string"
+    ),
+)
+
+CORPUS_SCORES = TableSpec(
+    "corpus_scores",
+    key=("classifier_id", "doc_id"),
+    schema="classifier_id string, chunk string, doc_id string, score double, tokens bigint, source string",
+    partition_by=("classifier_id", "chunk"),
+)
+
+STAGE_RUNS = TableSpec(
+    "stage_runs",
+    key=("stage", "key", "state", "run_id"),
+    schema=(
+        "stage string, key string, state string, run_id string, started timestamp, seconds double, rows_in bigint, "
+        "rows_out bigint, settings string, outcome string"
+    ),
+)
+
+ALL = (
+    DOCUMENTS,
+    REJECTED_DOCUMENTS,
+    DUPLICATE_DOCUMENTS,
+    IMPORTED_FILES,
+    BENCHMARK_EXAMPLES,
+    CORPUS_SAMPLE,
+    SAMPLE_EMBEDDINGS,
+    BENCHMARK_EMBEDDINGS,
+    SAMPLE_RANKS,
+    SAMPLE_RELEVANCE,
+    SAMPLE_LABELS,
+    CLASSIFIERS,
+    CORPUS_SCORES,
+    SELECTIONS,
+    SELECTION_RUNS,
+    STAGE_RUNS,
+)

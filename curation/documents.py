@@ -1,0 +1,671 @@
+"""Documents from JSON lines, Parquet, text files and Delta; what can't be taken is kept aside with its reason.
+
+Everything heavy is Spark's own: no text passes through Python, but for .zst, which Spark can't read.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from functools import reduce
+from typing import BinaryIO
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from curation.errors import InputError, SchemaError
+from curation.tables import TableSpec, absolute, is_local
+
+DOCUMENTS = TableSpec(
+    "documents",
+    key=("doc_id",),
+    schema="doc_id string, text string, source string, license string, bytes bigint, metadata map<string,string>, "
+    "file string, text_hash string, chunk string",
+    partition_by=("chunk",),
+)
+REJECTED_DOCUMENTS = TableSpec(
+    "rejected_documents",
+    key=("import_id", "file", "row"),
+    schema="file string, row bigint, reason string, detail string, import_id string",
+)
+DUPLICATE_DOCUMENTS = TableSpec(
+    "duplicate_documents",
+    key=("import_id", "file", "row"),
+    schema="doc_id string, duplicate_of string, file string, row bigint, import_id string",
+)
+
+# While an import runs: its rows as they were read and checked, and those that don't become documents. The input is
+# parsed once; what follows reads the columns that it needs.
+IMPORT_ROWS = TableSpec(
+    "import_rows",
+    key=("file", "block", "ordinal"),
+    schema="file string, block bigint, ordinal bigint, doc_id string, text string, source string, license string, "
+    "metadata map<string,string>, text_hash string, reason string",
+)
+IMPORT_VERDICTS = TableSpec(
+    "import_verdicts",
+    key=("file", "block", "ordinal"),
+    schema="doc_id string, file string, block bigint, ordinal bigint, verdict string, duplicate_of string",
+)
+
+MAX_BYTES = 10 * 10**6  # UTF-8 bytes of one document's text
+MAX_CHUNKS = 4096
+KNOWN = {
+    **{ext: "jsonl" for base in (".jsonl", ".ndjson", ".json") for ext in (base, f"{base}.gz", f"{base}.zst")},
+    ".parquet": "parquet",
+    **{ext: "text" for base in (".txt", ".md", ".text") for ext in (base, f"{base}.gz")},
+}
+REASONS = {
+    "not_utf8": "the bytes are no valid UTF-8",
+    "malformed_json": "the line is not one JSON object with each key once",
+    "no_text": "the text column is missing or null",
+    "empty": "the text is only whitespace",
+    "too_long": "the text is longer than the limit",
+    "id_conflict": "the id stands for another text",
+}
+BLANK = "blank_line"  # between rows: skipped, neither a document nor a rejection
+
+# All that Unicode and Python's str.isspace call whitespace, and the byte order mark.
+WHITESPACE = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
+# Jackson takes single quotes and gives up on strings over 20 million characters unless told otherwise.
+JSON_OPTIONS = {"allowSingleQuotes": "false", "maxStringLen": str(2**31 - 1)}
+ROWS = (
+    "file string, block bigint, ordinal bigint, id string, text string, source string, license string, "
+    "metadata map<string,string>, reason string"
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which of the input's columns play which role; None: the column of the role's own name, where there is one."""
+
+    id: str | None = None
+    text: str | None = None
+    source: str | None = None
+    license: str | None = None
+
+    def name(self, role: str) -> str | None:
+        """The column for `role`; a default that was given another role is not taken twice."""
+        given: str | None = getattr(self, role)
+        return given or (None if role in astuple(self) else role)
+
+    def names(self) -> dict[str, str]:
+        return {f.name: name for f in fields(self) if (name := self.name(f.name)) is not None}
+
+
+@dataclass(frozen=True, order=True)
+class InputFile:
+    """A file, or a Delta table at its version. bytes: as stored; modified: milliseconds since 1970, or the version."""
+
+    path: str
+    format: str
+    bytes: int
+    modified: int
+
+    @property
+    def compressed(self) -> bool:
+        return self.format in {"parquet", "delta"} or self.path.endswith((".gz", ".zst"))
+
+
+def parse_columns(text: str) -> Columns:
+    """`id=a,text=b` -> Columns. InputError for a role that doesn't exist, one given twice, or a missing name."""
+    roles = [f.name for f in fields(Columns)]
+    found: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        role, equals, name = (p.strip() for p in part.partition("="))
+        if not equals or not name or role not in roles or role in found:
+            problem = "is given twice" if role in found else "is not ROLE=COLUMN"
+            raise InputError(f"--columns {part!r} {problem}; write id=...,text=..., with roles among {roles}")
+        found[role] = name
+    return Columns(**found)
+
+
+# -- what is to be read ----------------------------------------------------------------------------------------------
+
+
+def list_inputs(spark: SparkSession, paths: Iterable[str]) -> list[InputFile]:
+    """Files and Delta tables behind paths, folders (with all below them), globs and catalog names; sorted, each once.
+
+    Hidden files (`_` or `.` in front) inside a folder are passed over, as everywhere in Spark.
+    """
+    paths = list(paths)
+    if not paths:
+        raise InputError("no documents are named; give at least one file, folder, glob or Delta table")
+    return sorted({found for path in paths for found in _list_path(spark, path)})
+
+
+def n_chunks(inputs: Iterable[InputFile], chunk_bytes: int) -> int:
+    """Chunks of about `chunk_bytes` of text each, in [1, 4096]; .gz, .zst, Parquet and Delta count threefold."""
+    if chunk_bytes < 1:
+        raise InputError(f"chunk_bytes must be at least 1; got {chunk_bytes}")
+    total = sum(file.bytes * (3 if file.compressed else 1) for file in inputs)
+    return max(1, min(MAX_CHUNKS, -(-total // chunk_bytes)))
+
+
+def import_id(inputs: Iterable[InputFile], columns: Columns, *, max_bytes: int = MAX_BYTES) -> str:
+    """12 hex digits that name what is imported and how: files with size and time, columns, limit."""
+    described = [[astuple(file) for file in sorted(inputs)], astuple(columns), max_bytes]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]
+
+
+def _list_path(spark: SparkSession, path: str) -> list[InputFile]:
+    if not path.strip():
+        raise InputError("an empty path is named as documents; give a file, folder, glob or Delta table")
+    local = absolute(path)
+    if is_local(local):
+        if os.path.exists(local):
+            return _list_local(spark, local)
+        if glob.has_magic(local):
+            matches = sorted(glob.glob(local, recursive=True))
+            if not matches:
+                raise InputError(f"no file matches {path}; check the pattern")
+            return [found for match in matches if not _hidden(match) for found in _list_local(spark, match)]
+        if re.fullmatch(r"[\w-]+(\.[\w-]+){1,2}", path) and _format(path) is None and spark.catalog.tableExists(path):
+            return [_delta(spark, path, path)]
+        raise InputError(f"{path} does not exist; give a file, folder, glob, or Delta table by path or catalog name")
+    return _list_remote(spark, local)
+
+
+def _list_local(spark: SparkSession, path: str) -> list[InputFile]:
+    if os.path.isfile(path):
+        return [_input_file(path, os.path.getsize(path), os.stat(path).st_mtime_ns // 10**6)]
+    if os.path.isdir(os.path.join(path, "_delta_log")):
+        return [_delta(spark, path, f"delta.`{path}`")]
+    found: list[InputFile] = []
+    for folder, below, names in os.walk(path):
+        below[:] = sorted(name for name in below if not _hidden(name))
+        for name in filter(lambda name: not _hidden(name), names):
+            found += _list_local(spark, os.path.join(folder, name))
+    if not found:
+        raise InputError(f"{path} is a folder without documents; known files: {', '.join(KNOWN)}")
+    return found
+
+
+def _list_remote(spark: SparkSession, path: str) -> list[InputFile]:
+    """Through Spark, which knows every store; the files' content isn't read."""
+    reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
+    try:
+        if not glob.has_magic(path) and _format(path) is None and _is_delta(spark, path):
+            return [_delta(spark, path, f"delta.`{path}`")]
+        at = F.unix_millis("modificationTime").alias("at")
+        rows = reader.load(path).select(_decoded(F.col("_metadata.file_path")).alias("path"), "length", at).collect()
+    except PySparkException as error:
+        raise InputError(f"{path} can't be listed ({_first_line(error)}); check path and rights") from error
+    if not rows:
+        raise InputError(f"{path} holds no documents; known files: {', '.join(KNOWN)}")
+    return [_input_file(row["path"], row["length"], row["at"]) for row in rows]
+
+
+def _input_file(path: str, size: int, modified: int) -> InputFile:
+    kind = _format(path)
+    if kind is None:
+        raise InputError(f"{path}: the format isn't known from the name; known names end in {', '.join(KNOWN)}")
+    if _hidden(path):
+        raise InputError(f"{path} is hidden (its name starts with _ or .) and Spark passes it over; rename it")
+    return InputFile(path, kind, size, modified)
+
+
+def _delta(spark: SparkSession, path: str, name: str) -> InputFile:
+    try:
+        version = spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").collect()[0]["version"]
+        size = spark.sql(f"DESCRIBE DETAIL {name}").collect()[0]["sizeInBytes"]
+    except PySparkException as error:
+        raise InputError(f"{path} is no readable Delta table ({_first_line(error)}); name another") from error
+    return InputFile(path, "delta", int(size), int(version))
+
+
+def _is_delta(spark: SparkSession, path: str) -> bool:
+    try:
+        return bool(spark.sql(f"DESCRIBE HISTORY delta.`{path}` LIMIT 1").collect())
+    except PySparkException:
+        return False
+
+
+def _format(path: str) -> str | None:
+    name = path.lower()
+    return next((kind for ext, kind in KNOWN.items() if name.endswith(ext)), None)
+
+
+def _hidden(path: str) -> bool:
+    return os.path.basename(path.rstrip("/")).startswith(("_", "."))
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_rows(
+    spark: SparkSession, inputs: Iterable[InputFile], columns: Columns, *, max_bytes: int = MAX_BYTES
+) -> DataFrame:
+    """Every row of the inputs: where it stands, and its fields or the reason why it has none.
+
+    file, block and ordinal name the row: a block is a split of the file, ordinals rise by 1 within it, and a block of
+    -1 says that the ordinal is the row's number. SchemaError where a column isn't there.
+    """
+    inputs = list(inputs)
+    _check_json_columns(spark, [file for file in inputs if file.format == "jsonl"], columns)
+    with named_read_errors():
+        lines = [file for file in inputs if file.format == "jsonl" and not file.path.endswith(".zst")]
+        zst = [file.path for file in inputs if file.format == "jsonl" and file.path.endswith(".zst")]
+        parquet = [file for file in inputs if file.format == "parquet"]
+        texts = [file for file in inputs if file.format == "text"]
+        frames = [_read_table(spark, file, columns) for file in inputs if file.format == "delta"]
+        if lines:
+            frames.append(_parse_lines(_text_lines(spark, lines), columns))
+        if zst:
+            frames.append(_parse_lines(_zst_lines(spark, zst), columns))
+        if parquet:
+            frames.append(_read_parquet(spark, parquet, columns))
+        if texts:
+            frames += _read_texts(spark, texts, max_bytes)
+    if not frames:
+        raise InputError("no documents are named; give at least one file, folder, glob or Delta table")
+    return reduce(DataFrame.unionByName, frames)
+
+
+def _text_lines(spark: SparkSession, files: list[InputFile]) -> DataFrame:
+    # A string column takes the bytes as they are; only "\n" ends a line, whatever else Hadoop takes for an end.
+    scan = spark.read.option("lineSep", "\n").text([_literal_path(file.path) for file in files])
+    return scan.select(*_split_position(), "value")
+
+
+def _zst_lines(spark: SparkSession, paths: list[str]) -> DataFrame:
+    # One row a partition: each task decompresses its own files.
+    numbers = spark.range(0, len(paths), 1, numPartitions=len(paths))
+    lines = numbers.mapInArrow(_decompress(paths), "file string, ordinal bigint, value binary")
+    return lines.select(
+        "file", F.lit(-1).cast("bigint").alias("block"), "ordinal", F.col("value").cast("string").alias("value")
+    )
+
+
+def _read_parquet(spark: SparkSession, files: list[InputFile], columns: Columns) -> DataFrame:
+    scan = spark.read.option("mergeSchema", "true").parquet(*(_literal_path(file.path) for file in files))
+    where = [_path(), F.lit(-1).cast("bigint").alias("block"), (F.col("_metadata.row_index") + 1).alias("ordinal")]
+    label = files[0].path if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more"
+    return _take_columns(scan, where, columns, label, source=_stem(F.col("file")))
+
+
+def _read_table(spark: SparkSession, table: InputFile, columns: Columns) -> DataFrame:
+    reader = spark.read.format("delta").option("versionAsOf", table.modified)
+    is_path = not is_local(table.path) or os.path.isabs(table.path)
+    scan = reader.load(table.path) if is_path else reader.table(table.path)
+    name = table.path.rstrip("/").rsplit("/", 1)[-1]
+    return _take_columns(scan, _split_position(), columns, table.path, source=F.lit(name))
+
+
+def _read_texts(spark: SparkSession, files: list[InputFile], max_bytes: int) -> list[DataFrame]:
+    """One document a file; a file that is too long by its size alone isn't opened."""
+    long = [file for file in files if not file.compressed and file.bytes > max_bytes]
+    short = [file for file in files if file not in set(long)]
+    frames = []
+    if long:
+        rows = [(file.path, -1, 1, None, None, None, None, None, "too_long") for file in long]
+        frames.append(spark.createDataFrame(rows, ROWS))
+    if short:
+        scan = spark.read.text([_literal_path(file.path) for file in short], wholetext=True)
+        rows_ = scan.select(_path(), F.col("value").alias("text")).select(
+            "file", F.lit(-1).cast("bigint").alias("block"), F.lit(1).cast("bigint").alias("ordinal"),
+            _null("id"), "text", F.element_at(F.split("file", "/"), -2).alias("source"), _null("license"),
+            _empty_metadata(), F.when(~F.is_valid_utf8("text"), F.lit("not_utf8")).alias("reason"),
+        )  # fmt: skip
+        frames.append(rows_)
+    return frames
+
+
+def _parse_lines(lines: DataFrame, columns: Columns) -> DataFrame:
+    """JSON lines -> fields. Numbers and nested values become their JSON text, a null value is as good as none."""
+    names = columns.names()
+    bare = F.ltrim("value", F.lit(" \t\r\n\ufeff"))
+    # Jackson stops after the first value: only inside brackets does what follows it count.
+    objects = F.from_json(F.concat(F.lit("["), bare, F.lit("]")), "array<map<string,string>>", JSON_OPTIONS)
+    valid = F.is_valid_utf8("value")
+    closed = F.rtrim("value", F.lit(" \t\r\n")).endswith("}")
+    parsed = lines.select(
+        "file", "block", "ordinal", valid.alias("valid"), F.when(valid, bare == "").alias("blank"),
+        F.when(valid & closed, objects).alias("objects"),
+    )  # fmt: skip
+    once = parsed.select(
+        "file", "block", "ordinal", "valid", "blank",
+        F.when(F.size("objects") == 1, F.get("objects", F.lit(0))).alias("fields"),
+    )  # fmt: skip
+    keys = F.map_keys("fields")
+
+    def value(role: str) -> Column:
+        column = F.try_element_at("fields", F.lit(names[role])) if role in names else F.lit(None).cast("string")
+        return column.alias(role)
+
+    taken = F.array(*(F.lit(name) for name in names.values()))
+    reason = (
+        F.when(~F.col("valid"), F.lit("not_utf8"))
+        .when(F.col("blank"), F.lit(BLANK))
+        .when(F.col("fields").isNull() | (F.size(keys) != F.size(F.array_distinct(keys))), F.lit("malformed_json"))
+    )
+    others = F.map_filter("fields", lambda key, val: ~F.array_contains(taken, key) & val.isNotNull())
+    return once.select(
+        "file", "block", "ordinal", value("id"), value("text"),
+        F.coalesce(value("source"), _stem(F.col("file"))).alias("source"), value("license"),
+        others.alias("metadata"), reason.alias("reason"),
+    )  # fmt: skip
+
+
+def _take_columns(scan: DataFrame, where: list[Column], columns: Columns, label: str, *, source: Column) -> DataFrame:
+    """Columns of a table -> fields; the others into metadata."""
+    types = {field.name: field.dataType for field in scan.schema.fields}
+    for role, name in columns.names().items():
+        if name not in types and (role == "text" or getattr(columns, role)):
+            raise _no_column(label, name, role, list(types))
+    names = {role: name for role, name in columns.names().items() if name in types}
+
+    def value(role: str) -> Column:
+        if role not in names:
+            return _null(role)
+        kind = types[names[role]]
+        plain = isinstance(kind, T.BinaryType)  # bytes of a text: whether they are UTF-8 is judged below
+        return (_column(names[role]).cast("string") if plain else _as_text(names[role], kind)).alias(role)
+
+    others = [
+        F.struct(F.lit(name).alias("key"), _as_text(name, kind).alias("value"))
+        for name, kind in types.items()
+        if name not in names.values()
+    ]
+    metadata = F.map_from_entries(F.filter(F.array(*others), lambda entry: entry["value"].isNotNull()))
+    rows = scan.select(
+        *where, value("id"), value("text"), value("source"), value("license"),
+        (metadata if others else _empty_metadata()).alias("metadata"),
+    )  # fmt: skip
+    valid = F.is_valid_utf8("text") & F.coalesce(F.is_valid_utf8("id"), F.lit(True))
+    reason = F.when(~valid, F.lit("not_utf8")).alias("reason")
+    return rows.withColumns({"source": F.coalesce("source", source), "reason": reason})
+
+
+def _as_text(name: str, kind: T.DataType) -> Column:
+    """A value as a string that no session's time zone changes: nested ones as JSON, bytes beyond UTF-8 as base64."""
+    column = _column(name)
+    if isinstance(kind, T.TimestampType):
+        utc = F.to_utc_timestamp(column, F.current_timezone())
+        return F.date_format(utc, "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'")
+    if isinstance(kind, T.ArrayType | T.MapType | T.StructType | T.VariantType):
+        return F.to_json(column, {"timeZone": "UTC"})
+    if isinstance(kind, T.BinaryType):
+        text = column.cast("string")
+        return F.when(F.is_valid_utf8(text), text).otherwise(F.base64(column))
+    return column.cast("string")
+
+
+def _check_json_columns(spark: SparkSession, files: list[InputFile], columns: Columns, *, sample: int = 16) -> None:
+    """SchemaError where the first rows of a file never name a column that is asked for; looks into at most 16 files."""
+    wanted = {role: name for role, name in columns.names().items() if role == "text" or getattr(columns, role)}
+    chosen = files[:: max(1, -(-len(files) // sample))]
+    frames = []
+    for file in chosen:
+        lines = _zst_lines(spark, [file.path]) if file.path.endswith(".zst") else _text_lines(spark, [file])
+        keys = F.from_json("value", "map<string,string>", JSON_OPTIONS)
+        first = lines.limit(100).where(F.is_valid_utf8("value")).select(F.explode(F.map_keys(keys)).alias("key"))
+        frames.append(first.groupBy(F.lit(file.path).alias("file")).agg(F.sort_array(F.collect_set("key")).alias("keys")))
+    if not frames:
+        return
+    with named_read_errors():
+        seen = reduce(DataFrame.unionByName, frames).collect()
+    for row in sorted(seen, key=lambda row: row["file"]):
+        for role, name in wanted.items():
+            if name not in row["keys"]:
+                raise _no_column(row["file"], name, role, row["keys"])
+
+
+def _no_column(label: str, name: str, role: str, there: list[str]) -> SchemaError:
+    return SchemaError(f"{label}: no column {name!r}; it has {there}. Map it with --columns {role}=<yours>")
+
+
+def _decompress(paths: list[str]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                row = 1
+                for values in _zst_batches(paths[number]):
+                    files = pa.repeat(paths[number], len(values))
+                    ordinals = pa.array(np.arange(row, row + len(values), dtype=np.int64))
+                    yield pa.RecordBatch.from_arrays([files, ordinals, values], ["file", "ordinal", "value"])
+                    row += len(values)
+
+    return rows
+
+
+def _zst_batches(path: str, *, batch_bytes: int = 1 << 22) -> Iterator[pa.Array]:
+    """The file's lines as binary arrays of about `batch_bytes`; a line is never split, its newline is kept off."""
+    held = bytearray()
+    with _open(path) as stream:
+        for piece in read_zst(stream, path):
+            held += piece
+            if len(held) >= batch_bytes and (end := held.rfind(b"\n") + 1):
+                yield _lines(bytes(held[:end]))
+                del held[:end]
+    if held:
+        yield _lines(bytes(held) if held.endswith(b"\n") else bytes(held) + b"\n")
+
+
+def _lines(data: bytes) -> pa.Array:
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
+    # Without a copy a line: each value holds its newline, which JSON takes for space.
+    offsets = np.concatenate(([0], ends + 1)).astype(np.int32)
+    return pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def read_zst(stream: BinaryIO, label: str) -> Iterator[bytes]:
+    """What a .zst stream of one or more frames holds, in pieces; InputError, naming `label`, if it is cut short."""
+    import zstandard
+
+    # 2 GiB: the largest window that `zstd --long` writes.
+    codec = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    frame, inside = codec.decompressobj(), False
+    while block := stream.read(1 << 16):
+        while block:
+            try:
+                yield frame.decompress(block)
+            except zstandard.ZstdError as error:
+                raise InputError(f"{label} is no intact .zst file ({error}); fetch or compress it again") from error
+            inside, block = not frame.eof, frame.unused_data
+            if frame.eof:
+                frame = codec.decompressobj()
+    if inside:
+        raise InputError(f"{label} is cut short: its last .zst frame has no end; fetch or compress it again")
+
+
+def _open(path: str) -> BinaryIO:
+    if is_local(path):
+        return open(path, "rb")
+    from pyarrow import fs
+
+    try:
+        store, inside = fs.FileSystem.from_uri(path)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: pyarrow can't open .zst files there ({error}); copy them or use .gz") from error
+    return store.open_input_stream(inside)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def named_read_errors() -> Iterator[None]:
+    """Turn Spark's report of an input that can't be read (cut short, not what its name says) into one InputError.
+
+    Reading is lazy: put it around the actions on `read_rows` too.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # py4j's own, Spark's or Connect's, by version
+        text = str(error)
+        if ours := re.search(r"curation\.errors\.InputError: (.+)", text):
+            raise InputError(ours[1].strip()) from error
+        if spark := re.search(r"(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER).*? file:? (\S+?)\.? ", text):
+            path = absolute(re.sub("^file:/+", "/", unquote(spark[1])))
+            raise InputError(f"{path} is cut short or not what its name says; fetch it again") from error
+        raise
+
+
+# -- documents, rejections, duplicates -------------------------------------------------------------------------------
+
+
+def to_documents(
+    rows: DataFrame, existing: DataFrame | None, *, import_id: str, n_chunks: int, max_bytes: int = MAX_BYTES
+) -> tuple[DataFrame, DataFrame, DataFrame]:
+    """Rows -> new documents, rejected rows, duplicates: `check_rows`, `settle` and `sort_out` in one.
+
+    The three share no row and leave out only blank lines and rows that `existing` (documents imported before) holds from
+    the same file.
+    """
+    checked = check_rows(rows, max_bytes=max_bytes)
+    return sort_out(checked, settle(checked, existing), import_id=import_id, n_chunks=n_chunks)
+
+
+def check_rows(rows: DataFrame, *, max_bytes: int = MAX_BYTES) -> DataFrame:
+    """Rows with their id, the hash of their text (32 hex digits of its SHA-256), and the reason why one can't be taken."""
+    text = F.col("text")
+    reason = (
+        F.when(F.col("reason").isNotNull(), F.col("reason"))
+        .when(text.isNull(), F.lit("no_text"))
+        .when(F.ltrim(text, F.lit(WHITESPACE)) == "", F.lit("empty"))
+        .when(F.octet_length(text) > max_bytes, F.lit("too_long"))
+    )
+    hashed = rows.withColumns({"reason": reason, "text_hash": F.substring(F.sha2(text, 256), 1, 32)})
+    doc_id = F.coalesce(F.nullif("id", F.lit("")), F.col("text_hash"))
+    # A rejected row has done its service: its text isn't kept.
+    kept = F.when(F.col("reason").isNull(), text).alias("text")
+    place = ("file", "block", "ordinal")
+    return hashed.select(*place, doc_id.alias("doc_id"), kept, "source", "license", "metadata", "text_hash", "reason")
+
+
+def settle(checked: DataFrame, existing: DataFrame | None) -> DataFrame:
+    """The good rows that don't become documents, and why: doc_id, file, block, ordinal, verdict, duplicate_of.
+
+    A document keeps its place: what was imported stays. Among new rows of one id the text with the smallest hash is kept,
+    of one text the smallest id, of one id and text the first row of the first file. Reads keys only, no text.
+    """
+    place = ("file", "block", "ordinal")
+    good = checked.where(F.col("reason").isNull()).select("doc_id", "text_hash", *place)
+    new = good.withColumn("new", F.lit(True))
+    if existing is not None:
+        keys = existing.select("doc_id", "text_hash", "file", F.lit(False).alias("new"))
+        # Of what is there, only what shares an id or a text with a new row can matter: a night's import is small.
+        near = [keys.join(good.select(name).distinct(), name, "left_semi").select(*keys.columns) for name in keys.columns[:2]]
+        new = new.unionByName(near[0].unionByName(near[1]).distinct(), allowMissingColumns=True)
+    kept = F.min(F.struct("new", "text_hash", *place)).over(Window.partitionBy("doc_id"))
+    by_id = new.withColumn("kept", kept)
+    conflict = F.col("text_hash") != F.col("kept.text_hash")
+    first = ~F.col("new") | (F.struct(*place) == F.struct(*(F.col(f"kept.{name}") for name in place)))
+    # Of the rows that their id left standing, one text stands once.
+    stands = F.when(~conflict & first, F.struct("new", "doc_id"))
+    owner = F.min(stands).over(Window.partitionBy("text_hash"))["doc_id"]
+    settled = by_id.withColumns({"conflict": conflict, "first": first, "owner": owner})
+    again = ~F.col("kept.new") & (F.col("kept.file") == F.col("file"))
+    verdict = (
+        F.when(F.col("conflict"), F.lit("id_conflict"))
+        .when(F.col("first") & (F.col("owner") == F.col("doc_id")), F.lit("document"))
+        .when(again, F.lit("again"))
+        .otherwise(F.lit("duplicate"))
+    )
+    verdicts = settled.where("new").select("doc_id", *place, verdict.alias("verdict"), F.col("owner").alias("duplicate_of"))
+    return verdicts.where(F.col("verdict") != "document")
+
+
+def sort_out(
+    checked: DataFrame, verdicts: DataFrame, *, import_id: str, n_chunks: int
+) -> tuple[DataFrame, DataFrame, DataFrame]:
+    """Checked rows and the verdicts on them -> new documents, rejected rows, duplicates."""
+    place = ["file", "block", "ordinal"]
+    documents = checked.where(F.col("reason").isNull()).join(verdicts.select(*place), place, "left_anti").select(
+        "doc_id", "text", "source", "license", F.octet_length("text").cast("bigint").alias("bytes"), "metadata", "file",
+        "text_hash", F.concat(F.lit(f"{import_id}-"), F.lpad(_bucket("doc_id", n_chunks), 5, "0")).alias("chunk"),
+    )  # fmt: skip
+
+    run = F.lit(import_id).alias("import_id")
+    detail = reduce(lambda chain, reason: chain.when(F.col("reason") == reason, F.lit(REASONS[reason])), REASONS, F)
+    failed = checked.where(F.col("reason") != BLANK).select(*place, "reason", detail.alias("detail"))
+    conflicts = verdicts.where(F.col("verdict") == "id_conflict").select(
+        *place, F.col("verdict").alias("reason"),
+        F.concat(F.lit("the id '"), "doc_id", F.lit("' stands for another text")).alias("detail"),
+    )  # fmt: skip
+    rejected = _number(failed.unionByName(conflicts), checked).select("file", "row", "reason", "detail", run)
+    duplicates = _number(verdicts.where(F.col("verdict") == "duplicate"), checked).select(
+        "doc_id", "duplicate_of", "file", "row", run
+    )
+    return documents.repartition("chunk"), rejected, duplicates
+
+
+def _number(named: DataFrame, rows: DataFrame) -> DataFrame:
+    """Adds `row`, counted from 1 through the file: the rows of the blocks before it, then its place in its own."""
+    # Counts lines without their text; one row a block, as many as the scan has splits.
+    blocks = rows.where("block >= 0").groupBy("file", "block").agg(
+        F.min("ordinal").alias("first"), F.count(F.lit(1)).alias("there")
+    )
+    before = F.sum("there").over(Window.partitionBy("file").orderBy("block")) - F.col("there")
+    blocks = blocks.select("file", "block", "first", "there", before.alias("before"))
+    place = F.col("ordinal") - F.col("first")
+    row = (
+        F.when(F.col("block") < 0, F.col("ordinal"))
+        .when((place >= 0) & (place < F.col("there")), F.col("before") + place + 1)
+        .otherwise(F.raise_error(F.lit("the two scans of the input were split differently")).cast("bigint"))
+    )
+    return named.join(F.broadcast(blocks), ["file", "block"], "left").withColumn("row", row)
+
+
+# -- expressions -----------------------------------------------------------------------------------------------------
+
+
+def _bucket(column: str, n: int) -> Column:
+    return F.pmod(F.xxhash64(column), F.lit(n).cast("bigint")).cast("string")
+
+
+def _path() -> Column:
+    return _decoded(F.col("_metadata.file_path")).alias("file")
+
+
+def _decoded(uri: Column) -> Column:
+    """Spark's URI of a file as the path that a person typed."""
+    plain = F.url_decode(F.replace(uri, F.lit("+"), F.lit("%2B")))
+    return F.regexp_replace(plain, "^file:/+", "/")
+
+
+def _split_position() -> list[Column]:
+    # Rows of a block come in order, in one task: the id's differences are row numbers, whatever its task's share of it.
+    block = F.col("_metadata.file_block_start").cast("bigint").alias("block")
+    return [_path(), block, F.monotonically_increasing_id().alias("ordinal")]
+
+
+def _stem(path: Column) -> Column:
+    endings = "|".join(re.escape(ext) for ext in sorted(KNOWN, key=len, reverse=True))
+    return F.regexp_replace(F.element_at(F.split(path, "/"), -1), f"(?i)({endings})$", "")
+
+
+def _column(name: str) -> Column:
+    return F.col("`" + name.replace("`", "``") + "`")
+
+
+def _null(name: str) -> Column:
+    return F.lit(None).cast("string").alias(name)
+
+
+def _empty_metadata() -> Column:
+    return F.create_map().cast("map<string,string>").alias("metadata")
+
+
+def _literal_path(path: str) -> str:
+    """A path that Hadoop's globbing takes as it is."""
+    return re.sub(r"([\\\[\]{}*?])", r"\\\1", path)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

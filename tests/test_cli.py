@@ -1,0 +1,112 @@
+"""The command line's manners: help, exit codes, one sentence for bad input, JSON alone on stdout."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from betr import cli
+from betr.config import RunConfig, options
+from curation.errors import InputError
+from tests.helpers import last_json, run_betr, write_house
+
+
+def config(**changed: Any) -> RunConfig:
+    return RunConfig(**{"tables": "/t", **changed})
+
+
+@pytest.mark.parametrize("command", ["run", *cli.STAGE_COMMANDS, "explain", "show"])
+def test_every_command_tells_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.build_parser().parse_args([command, "--help"])
+    assert exit_.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    expected = {"run": options(), "explain": [], "show": []}.get(command, options(command))
+    for option in expected:
+        assert f"--{option.name.replace('_', '-')}" in shown
+
+
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["nonsense"], ["run", "--no-such-option"], ["select", "--keep", "much"], ["show", "moon"]):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(arguments)
+        assert exit_.value.code == 2, arguments
+    assert "usage: betr" in capsys.readouterr().err
+
+
+def test_yaml_and_flags_say_the_same_and_flags_win(tmp_path: Path) -> None:
+    file = tmp_path / "betr.yaml"
+    file.write_text("tables: /t\nsample: 0.2\nper_benchmark: 40\nkeep: 0.3\ndocuments: [a, b]\nretrain: true\n")
+    parsed = cli.build_parser().parse_args(["run", "--config", str(file), "--keep", "0.1"])
+    assert cli._config(parsed.run) == config(
+        sample="0.2", per_benchmark="40", keep=0.1, documents=("a", "b"), retrain=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tables": ""}, "--tables is missing"),
+        ({"keep": 0.0}, r"keep must .*\(0, 1\]; got 0"),
+        ({"keep": 1.5}, r"keep must .*\(0, 1\]; got 1.5"),
+        ({"keep": 0.1, "tokens": 5}, "--keep and --tokens exclude each other"),
+        ({"sample": "many"}, r"--sample must be a number of documents, a share .* got 'many'"),
+        ({"sample": "0"}, "--sample must be"),
+        ({"per_benchmark": "0"}, "--per-benchmark must be"),
+        ({"positive_fraction": 1.0}, r"--positive-fraction must lie in \(0, 1\); got 1.0"),
+        ({"aggregation": "median"}, "--aggregation must be one of max, mean_reciprocal, mean_log; got 'median'"),
+        ({"wave_rows": 0}, "--wave-rows must be at least 1; got 0"),
+        ({"epochs": 0}, "epochs must be in 1..1000; got 0"),
+        ({"mode": "medium"}, "got 'medium'"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused_at_birth(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        config(**change)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("auto", None), ("0.2", 0.2), ("12000", 12000), ("1", 1), ("1.0", 1.0), ("1e4", 10_000)]
+)
+def test_a_sample_is_a_number_a_share_or_auto(text: str, value: float | None) -> None:
+    assert config(sample=text).sample_request == value
+    assert type(config(sample=text).sample_request) is type(value)
+
+
+def test_bad_input_exits_with_1_and_one_sentence_without_starting_spark() -> None:
+    result = run_betr("run", "--tables", "/tmp/none", "--keep", "2")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("betr run: ") and "(0, 1]" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_real_run_prints_json_alone_on_stdout_and_can_be_shown_and_explained(tmp_path: Path) -> None:
+    from tests.test_resume import arguments
+
+    write_house(tmp_path, documents=240)
+    result = run_betr(*arguments(tmp_path, tmp_path / "tables"))
+    report = last_json(result)
+    assert result.stdout.count("\n") == 1
+    assert "Traceback" not in result.stderr and "WARN" not in result.stderr
+    assert "select" in result.stderr and "kept" in result.stderr
+    assert set(report) == {
+        "run_id",
+        "tables",
+        "stages",
+        "rejected",
+        "duplicates",
+        "classifier",
+        "selection",
+        "warnings",
+    }
+
+    tables = ["--tables", str(tmp_path / "tables"), "--json", "--master", "local[1]"]
+    explained = json.loads(run_betr("explain", "doc-0-00000", *tables).stdout)
+    assert explained["doc_id"] == "doc-0-00000" and 1 <= explained["rank"] <= 240
+    missing = run_betr("explain", "no-such-document", *tables)
+    assert missing.returncode == 1 and "no-such-document" in missing.stderr
+    shown = json.loads(run_betr("show", "selections", *tables).stdout)
+    assert [row["selection_id"] for row in shown] == [report["selection"]["selection_id"]]

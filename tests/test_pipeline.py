@@ -1,0 +1,225 @@
+"""The whole line on a small made-up corpus, through the same functions as the command line."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from betr import pipeline
+from betr.config import RunConfig
+from betr.tables import (
+    CORPUS_SAMPLE,
+    CORPUS_SCORES,
+    DOCUMENTS,
+    SAMPLE_EMBEDDINGS,
+    SAMPLE_LABELS,
+    SELECTION_RUNS,
+    SELECTIONS,
+    STAGE_RUNS,
+)
+from curation.errors import InputError
+from curation.tables import Tables
+from tests.helpers import made_up_documents, rows_hash, write_house, write_lines
+
+pytestmark = [pytest.mark.stage, pytest.mark.slow]
+
+STAGES = ["import", "targets", "sample", "embed", "rank", "train", "score", "select"]
+
+
+def settings(folder: Path, **changed: Any) -> RunConfig:
+    base: dict[str, Any] = {
+        "tables": str(folder / "tables"),
+        "documents": (str(folder / "documents"),),
+        "benchmarks": tuple(sorted(map(str, (folder / "benchmarks").glob("*")))),
+        "encoder": "hashing:32",
+        "sample": "0.5",
+        "per_benchmark": "3",
+        "keep": 0.25,
+        "chunk_bytes": 30_000,
+        "wave_rows": 100,
+        "dim": 8,
+        "buckets": 5_000,
+        "min_count": 1,
+        "epochs": 3,
+        "learning_rate": 0.3,
+    }
+    return RunConfig(**{**base, **changed})
+
+
+def states(report: dict[str, Any]) -> dict[str, str]:
+    return {stage["stage"]: stage["state"] for stage in report["stages"]}
+
+
+@pytest.fixture(scope="module")
+def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A house with one finished run; tests that change it work on a copy."""
+    folder = tmp_path_factory.mktemp("house")
+    write_house(folder)
+    return folder, pipeline.run(settings(folder), spark=spark)
+
+
+@pytest.fixture
+def house(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    copy = tmp_path / "house"
+    shutil.copytree(finished[0] / "tables", copy / "tables")
+    for name in ("documents", "benchmarks"):  # the files themselves stay: an import knows them by their path
+        (copy / name).symlink_to(finished[0] / name)
+    return copy
+
+
+def test_a_first_run_does_every_stage_and_reports_it(
+    finished: tuple[Path, dict[str, Any]], spark: SparkSession
+) -> None:
+    folder, report = finished
+    assert states(report) == dict.fromkeys(STAGES, "done")
+    assert [set(stage) for stage in report["stages"]] == [{"stage", "state", "rows_in", "rows_out", "seconds"}] * 8
+    assert report["tables"] == str(folder / "tables")
+    assert report["rejected"] == {} and report["duplicates"] == 0
+    assert {"classifier_id", "accuracy", "auc", "log_loss", "positives"} <= set(report["classifier"])
+    cut = report["selection"]
+    tables = Tables(spark, str(folder / "tables"))
+    scores = tables.read(CORPUS_SCORES).collect()
+    assert cut["documents"] == len(scores) == 600
+    assert cut["tokens"] == sum(row["tokens"] for row in scores)
+    budget = int(0.25 * cut["tokens"])
+    assert 0 <= budget - cut["kept_tokens"] <= max(row["tokens"] for row in scores)
+    best = sorted(scores, key=lambda row: (-row["score"], row["doc_id"]))[: cut["kept_documents"]]
+    assert {r["doc_id"] for r in tables.read(SELECTIONS).collect()} == {row["doc_id"] for row in best}
+
+
+def test_the_selection_is_about_the_benchmarks(finished: tuple[Path, dict[str, Any]], spark: SparkSession) -> None:
+    tables = Tables(spark, str(finished[0] / "tables"))
+    kept = (
+        tables.read(SELECTIONS).join(tables.read(DOCUMENTS), "doc_id").select(F.col("metadata")["topic"].alias("topic"))
+    )
+    topics = {row["topic"]: row["count"] for row in kept.groupBy("topic").count().collect()}
+    assert topics.get("chemistry", 0) + topics.get("sailing", 0) >= 0.9 * sum(topics.values())
+
+
+def test_a_second_run_writes_no_row(house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (house / "tables").rglob("*.json")}
+    config = settings(finished[0], tables=str(house / "tables"))
+    assert states(pipeline.run(config, spark=spark)) == dict.fromkeys(STAGES, "unchanged")
+    assert {p: p.stat().st_mtime_ns for p in (house / "tables").rglob("*.json")} == before
+
+
+def test_a_new_cut_reads_scores_only(house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession) -> None:
+    for table in (DOCUMENTS, CORPUS_SAMPLE, SAMPLE_EMBEDDINGS, SAMPLE_LABELS):  # no text, and nothing made from it
+        shutil.rmtree(house / "tables" / table.name)
+    report = pipeline.run_stage("select", settings(house, documents=(), benchmarks=(), keep=0.1), spark=spark)
+    assert states(report) == {"select": "done"}
+    assert report["selection"]["kept_tokens"] < finished[1]["selection"]["kept_tokens"]
+    runs = Tables(spark, str(house / "tables")).read(SELECTION_RUNS).orderBy("version").collect()
+    assert [(row["name"], row["version"], row["keep"]) for row in runs] == [("default", 1, 0.25), ("default", 2, 0.1)]
+
+
+def test_an_added_file_is_scored_alone_and_the_classifier_stays(
+    house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
+) -> None:
+    more = write_lines(house / "more.jsonl", [*made_up_documents(40, seed=1), *made_up_documents(5, seed=0)])
+    config = settings(finished[0], tables=str(house / "tables"), documents=(str(finished[0] / "documents"), str(more)))
+    report = pipeline.run(config, spark=spark)
+    assert states(report) == {**dict.fromkeys(STAGES, "unchanged"), "import": "done", "score": "done", "select": "done"}
+    rows = {stage["stage"]: stage["rows_out"] for stage in report["stages"]}
+    assert rows["import"] == rows["score"] == 40
+    assert report["duplicates"] == 5
+    assert report["selection"]["documents"] == 640
+    assert report["classifier"] == finished[1]["classifier"]
+
+    again = pipeline.run(settings(finished[0], tables=str(house / "tables"), retrain=True), spark=spark)
+    assert states(again)["sample"] == states(again)["train"] == states(again)["score"] == "done"
+    assert again["classifier"]["classifier_id"] != report["classifier"]["classifier_id"]
+
+
+def test_other_files_order_and_partitioning_give_the_same_selection(
+    finished: tuple[Path, dict[str, Any]], spark: SparkSession, tmp_path: Path
+) -> None:
+    rows = made_up_documents(600)[::-1]
+    for i in range(3):
+        write_lines(tmp_path / "documents" / f"{i}.jsonl.gz", rows[i::3])
+    shutil.copytree(finished[0] / "benchmarks", tmp_path / "benchmarks")
+    parts = spark.conf.get("spark.sql.shuffle.partitions")
+    spark.conf.set("spark.sql.shuffle.partitions", "5")
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "37")
+    try:
+        report = pipeline.run(settings(tmp_path, chunk_bytes=10**9, wave_rows=41), spark=spark)
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", parts or "2")
+        spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
+    cut = {"threshold", "documents", "tokens", "kept_documents", "kept_tokens"}
+    assert {k: report["selection"][k] for k in cut} == {k: finished[1]["selection"][k] for k in cut}
+    ours, theirs = Tables(spark, str(tmp_path / "tables")), Tables(spark, str(finished[0] / "tables"))
+    # Ids of stages cover the files' names; what they hold must not.
+    for spec, names in (
+        (DOCUMENTS, {"chunk", "file"}),
+        (CORPUS_SAMPLE, set()),
+        (SAMPLE_EMBEDDINGS, set()),
+        (SAMPLE_LABELS, {"labels_id"}),
+        (CORPUS_SCORES, {"classifier_id", "chunk"}),
+        (SELECTIONS, {"selection_id"}),
+    ):
+        assert rows_hash(ours, spec, leave_out=frozenset(names)) == rows_hash(
+            theirs, spec, leave_out=frozenset(names)
+        ), spec.name
+
+
+def test_going_back_to_an_earlier_setting_makes_it_current_again(
+    house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
+) -> None:
+    folder, tables = finished[0], str(house / "tables")
+    changed = pipeline.run(settings(folder, tables=tables, positive_fraction=0.2), spark=spark)
+    assert states(changed) == {**dict.fromkeys(STAGES, "done"), **dict.fromkeys(STAGES[:4], "unchanged")}
+    back = pipeline.run(settings(folder, tables=tables), spark=spark)
+    assert states(back) == dict.fromkeys(STAGES, "unchanged")
+    assert back["selection"] == finished[1]["selection"]
+    rescored = pipeline.run_stage("score", settings(folder, tables=tables), spark=spark)
+    assert rescored["classifier"] == finished[1]["classifier"]
+
+
+def test_bad_input_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path, spark: SparkSession) -> None:
+    write_house(tmp_path, documents=30)
+    tables = Tables(spark, str(tmp_path / "tables"))
+    for change, message in [
+        ({"documents": (str(tmp_path / "nowhere"),)}, "nowhere does not exist"),
+        ({"documents": ()}, "holds no documents yet: name some with --documents"),
+        ({"columns": "text=body"}, r"no column 'body'; it has \['id', 'license', 'source', 'text', 'topic'\]"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            pipeline.run(settings(tmp_path, **change), spark=spark)  # type: ignore[arg-type]
+    assert not tables.exists(DOCUMENTS)
+    with pytest.raises(InputError, match="asks for 31 documents, but the corpus holds 30"):
+        pipeline.run(settings(tmp_path, sample="31"), spark=spark)
+    with pytest.raises(InputError, match="no model at all"):
+        pipeline.run(settings(tmp_path, sample="30", encoder="no model at all"), spark=spark)
+    assert tables.read(STAGE_RUNS).where("state = 'done'").count() == 3
+
+
+def test_a_corpus_of_rejected_rows_is_refused_with_their_reasons(tmp_path: Path, spark: SparkSession) -> None:
+    write_house(tmp_path, documents=30)
+    shutil.rmtree(tmp_path / "documents")
+    write_lines(tmp_path / "documents" / "a.jsonl", [{"text": " "}, {"text": ""}])
+    with pytest.raises(InputError, match="not one document is left of 2 rows; rejected: 2 empty"):
+        pipeline.run(settings(tmp_path), spark=spark)
+
+
+def test_an_altered_classifier_file_is_refused(
+    house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
+) -> None:
+    (file,) = (house / "tables" / "classifier_files").glob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(InputError, match="cut short or altered: its sha256 is"):
+        pipeline.run(settings(finished[0], tables=str(house / "tables")), spark=spark)
+
+
+def test_the_run_command_and_the_single_stages_agree(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, spark: SparkSession
+) -> None:
+    config = settings(finished[0], tables=str(tmp_path / "tables"))
+    for stage in STAGES:
+        report = pipeline.run_stage(stage, config, spark=spark)
+    assert report["selection"] == finished[1]["selection"]

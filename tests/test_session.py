@@ -1,0 +1,109 @@
+"""The session: found rather than made, never moved; large values reach every executor; errors come back as sentences."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from curation import session
+from curation.errors import InputError, MissingExtraError, explain
+from curation.progress import Terminal, clock
+
+pytestmark = pytest.mark.stage
+
+
+def test_an_active_session_is_used_as_it_is(spark: SparkSession) -> None:
+    assert session.get_session() is SparkSession.getActiveSession()
+    if not session.is_connect(spark):
+        assert session.get_session(master=spark.sparkContext.master) is spark
+        with pytest.raises(InputError, match=r"--master local\[7\]: this session already runs on local\[2\]"):
+            session.get_session(master="local[7]")
+
+
+def test_a_shared_value_reaches_every_task(spark: SparkSession) -> None:
+    weights = np.arange(100_000, dtype=np.float32)
+    shared = session.share(spark, weights)
+
+    def total(batches):  # type: ignore[no-untyped-def]
+        for batch in batches:
+            yield batch.assign(id=float(shared.value.sum()))
+
+    rows = spark.range(0, 4, 1, 4).select(F.col("id").cast("double").alias("id")).mapInPandas(total, "id double").collect()
+    assert {row["id"] for row in rows} == {float(weights.sum())}
+    session.release(shared)
+
+
+def test_what_an_executor_refuses_comes_back_as_its_sentence(spark: SparkSession) -> None:
+    def refuse(batches):  # type: ignore[no-untyped-def]
+        raise InputError("vectors: row x holds NaN; embed it again")
+        yield from batches
+
+    with pytest.raises(Exception) as raised:  # noqa: PT011, B017 - classic and Connect raise different types
+        spark.range(3).mapInPandas(refuse, "id bigint").collect()
+    assert explain(raised.value) == "vectors: row x holds NaN; embed it again"
+
+
+def test_errors_of_spark_become_sentences_and_others_stay(spark: SparkSession) -> None:
+    with pytest.raises(Exception) as raised:  # noqa: PT011, B017
+        spark.read.parquet("/no/such/place").collect()
+    sentence = explain(raised.value)
+    assert sentence is not None
+    assert "/no/such/place" in sentence
+    assert "\n" not in sentence
+    assert explain(ValueError("ours")) is None
+    assert str(MissingExtraError("an encoder", "embedding")) == (
+        "an encoder needs the extra 'embedding', which isn't installed: pip install 'betr-bare[embedding]'"
+    )
+
+
+def test_finished_tasks_are_seen_while_a_job_runs(spark: SparkSession) -> None:
+    def slow(batches):  # type: ignore[no-untyped-def]
+        import time
+
+        time.sleep(1.5)
+        yield from batches
+
+    seen: list[tuple[int, int]] = []
+    with session.TaskWatch(spark, lambda done, known: seen.append((done, known))):
+        spark.range(0, 4, 1, 4).mapInPandas(slow, "id bigint").collect()
+    assert seen
+    assert all(0 <= done <= known for done, known in seen)
+    assert max(known for _, known in seen) >= 4
+
+
+def test_plain_lines_where_it_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("curation.progress.PLAIN_EVERY_SECONDS", 0.0)
+    terminal = Terminal(out)
+    assert not terminal.bars
+    with terminal.stage("embed", total=10, unit="texts") as stage:
+        stage.batch(4)
+        stage.tasks(1, 2)
+        stage.advance(4)
+        stage.tasks(2, 2)  # no batch is under way: nothing to add
+        stage.advance(6)
+    lines = out.getvalue().splitlines()
+    assert [re.match(r"embed    (\d+)/10 texts  (\d+)%  .*/s  .*", line).groups() for line in lines] == [  # type: ignore[union-attr]
+        ("2", "20"), ("4", "40"), ("10", "100"),
+    ]  # fmt: skip
+    assert [clock(s) for s in (0.4, 59, 61, 3599, 3600, 11_045)] == ["0s", "59s", "1m01s", "59m59s", "1h00m", "3h04m"]
+
+
+def test_a_bar_with_rows_rate_and_time_left_on_a_terminal() -> None:
+    class Tty(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Tty()
+    terminal = Terminal(out)
+    terminal.bars = True
+    with terminal.stage("score", total=1000, unit="documents") as stage:
+        stage.advance(250)
+        assert terminal._bar is not None
+        terminal._bar.refresh()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "score" in shown
+    assert "250/1,000 documents" in shown

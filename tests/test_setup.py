@@ -1,0 +1,164 @@
+"""What a machine must have, and the jars that set-up fetches: without a network and without Spark."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from curation import jars
+from curation.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def check(what: str, *, path: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run setup/check with only `path` and the system's own tools to find programs in."""
+    return subprocess.run(
+        ["/bin/bash", str(ROOT / "setup" / "check"), what],
+        env={"PATH": f"{path}:/usr/bin:/bin" if what == "python" else f"{path}:{tools(path)}", **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def tools(path: Path) -> str:
+    """sed, head and cut, without what else lies beside them: the machine's own Java isn't to be found."""
+    folder = path / "tools"
+    folder.mkdir(exist_ok=True)
+    for name in ("sed", "head", "cut", "bash"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(next(p for p in (Path("/usr/bin", name), Path("/bin", name)) if p.exists()))
+    return str(folder)
+
+
+def program(path: Path, body: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("version", ["17", "17.0.15", "21.0.2", "25"])
+def test_java_17_or_newer_is_enough(tmp_path: Path, version: str) -> None:
+    program(tmp_path / "java", f"echo 'openjdk version \"{version}\" 2025-04-15' >&2")
+    done = check("java", path=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("version", ["1.8.0_392", "11.0.22", "16"])
+def test_an_older_java_is_named_in_one_sentence(tmp_path: Path, version: str) -> None:
+    program(tmp_path / "java", f"echo 'java version \"{version}\"' >&2; echo 'Java(TM) SE' >&2")
+    done = check("java", path=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("setup: Spark needs Java 17 or newer, and the one on PATH is ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_java_is_said_and_java_home_goes_before_path(tmp_path: Path) -> None:
+    assert "there is none on PATH" in check("java", path=tmp_path).stderr
+    program(tmp_path / "java", "echo 'openjdk version \"17\"' >&2")
+    program(tmp_path / "old" / "bin" / "java", "echo 'openjdk version \"11\"' >&2")
+    done = check("java", path=tmp_path, JAVA_HOME=str(tmp_path / "old"))
+    assert done.returncode == 1
+    assert f"the one in JAVA_HOME ({tmp_path / 'old'}) is 11" in done.stderr
+
+
+def test_a_python_that_does_not_run_or_is_too_old_is_passed_over(tmp_path: Path) -> None:
+    program(tmp_path / "python3.11", "exit 127")  # a version manager's stub
+    program(tmp_path / "python3.12", "exit 1")
+    program(tmp_path / "python3.13", f'exec {sys.executable} "$@"')
+    done = check("python", path=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "python3.13\n")
+
+
+def test_python_is_asked_for_by_name_and_refused_where_too_old(tmp_path: Path) -> None:
+    old = program(tmp_path / "old", 'case "$2" in *exit*) exit 1 ;; *) echo 3.9 ;; esac')
+    done = check("python", path=tmp_path, PYTHON=str(old))
+    assert done.returncode == 1
+    assert (
+        done.stderr == f"setup: Python 3.11 or newer is needed, and PYTHON={old} is 3.9: set PYTHON to a newer one.\n"
+    )
+
+
+def test_the_locks_name_no_host_and_every_requirement_has_a_hash() -> None:
+    for lock in sorted((ROOT / "requirements").glob("*.txt")):
+        lines = lock.read_text().splitlines()
+        assert not [line for line in lines if "://" in line or line.lstrip().startswith("--index")]
+        pinned = [i for i, line in enumerate(lines) if "==" in line and not line.startswith((" ", "#"))]
+        assert pinned
+        assert all(lines[i + 1].strip().startswith("--hash=sha256:") for i in pinned)
+
+
+# -- jars --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BETR_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def resolved(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]) -> None:
+    """Let the resolver bring files of these names, with content that no repository has."""
+
+    def resolve(ivy: Path) -> dict[str, Path]:
+        (ivy / "jars").mkdir()
+        for name in names:
+            (ivy / "jars" / name).write_bytes(name.encode())
+        return {name: ivy / "jars" / name for name in names}
+
+    monkeypatch.setattr(jars, "_resolve", resolve)
+
+
+def test_nine_jars_are_named_for_the_locked_spark_and_delta() -> None:
+    assert len(jars.DELTA_JARS) == 9
+    assert "delta-spark_4.2_2.13-4.4.0.jar" in jars.DELTA_JARS
+
+
+def test_a_jar_with_another_hash_is_refused_and_nothing_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved(monkeypatch, jars.DELTA_JARS)
+    monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.2", "delta": "4.4.0"})
+    with pytest.raises(InputError, match=r"has sha256 .* where curation/delta-jars.sha256 says"):
+        jars.resolve_jars()
+    assert jars.find_jars() is None
+    assert os.listdir(home) == ["jars"], "the resolver's cache is gone"
+    assert os.listdir(home / "jars") == []
+
+
+def test_a_resolution_without_one_of_the_nine_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved(monkeypatch, jars.DELTA_JARS[1:])
+    monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.2", "delta": "4.4.0"})
+    with pytest.raises(InputError, match=jars.DELTA_JARS[0]):
+        jars.resolve_jars()
+
+
+def test_other_versions_keep_all_that_their_resolution_brings(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved(monkeypatch, ("b.jar", "a.jar"))
+    monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.0", "delta": "4.0.1"})
+    assert jars._package() == "io.delta:delta-spark_2.13:4.0.1"
+    kept = [home / "jars" / name for name in ("a.jar", "b.jar")]
+    assert jars.resolve_jars() == kept
+    assert jars.find_jars() == kept
+
+
+def test_jars_are_found_only_whole_and_for_the_installed_versions(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved(monkeypatch, ("a.jar", "b.jar"))
+    monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.0", "delta": "4.0.1"})
+    assert jars.find_jars() is None
+    first, _ = jars.resolve_jars()
+
+    first.write_bytes(b"cut")
+    assert jars.find_jars() is None, "a jar that was cut short"
+    jars.resolve_jars()
+    assert jars.find_jars() is not None
+
+    monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.1", "delta": "4.1.0"})
+    assert jars.find_jars() is None, "jars of another version"
+    monkeypatch.undo()
+    monkeypatch.setenv("BETR_HOME", str(home))
+    (home / "jars" / "jars.json").write_text(json.dumps({"versions": jars._versions()}))
+    assert jars.find_jars() is None, "a manifest of another shape"
