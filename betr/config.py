@@ -1,4 +1,4 @@
-"""Every setting of a BETR run: frozen, checked at birth, with its default and unit. The command line is made from it."""
+"""Every setting of a BETR run: frozen, checked at birth, with default and unit. The command line is made from it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.embedding import EncoderConfig
-
 from betr.classifier import TrainingConfig
 from betr.filter_rate import LAWS
 from betr.ranking import AGGREGATIONS
 from betr.selection import SelectionConfig
+from curation.embedding import EncoderConfig
 from curation.errors import InputError
 
 PAPER_SAMPLE = 10_000_000

@@ -1,4 +1,4 @@
-"""BETR from documents and benchmark examples to a ranked and cut corpus: the paper's section 3, one stage after the other."""
+"""BETR, from documents and benchmark examples to a ranked and cut corpus: the paper's section 3, stage by stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from curation.tables import hold
 
 
 def betr(run: Run) -> None:
-    """The method. Each stage reads what the earlier ones left in the tables, and does only what is missing or has changed."""
+    """The method. Each stage reads what earlier ones left in the tables, and does what is missing or has changed."""
     stages.import_documents(run)  # the corpus; what can't be used goes aside with a reason
     stages.read_targets(run)  # 3.1  training examples of the tasks, an equal share of each
     stages.draw_sample(run)  # 3.2  the documents that are ranked, by hash of their ids

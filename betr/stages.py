@@ -1,7 +1,7 @@
 """The stages as steps on tables: what each reads, what it is made from (its key), what it commits. The only writers.
 
-A stage's key is a hash of its settings and of the keys of the stages before it. A key that finished before is unchanged;
-one that started is resumed from what its commits left.
+A stage's key is a hash of its settings and of the keys of the stages before it. A key that finished before is
+unchanged; one that started is resumed from what its commits left.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ BYTES_PER_TOKEN_WITHOUT_TOKENIZER = 4.0
 
 
 def import_documents(run: Run) -> Outcome:
-    """Read new files into `documents`; what can't be used goes to `rejected_documents`, copies to `duplicate_documents`."""
+    """Read new files into `documents`; what can't be used goes aside with a reason, copies with what they copy."""
     config, tables = run.config, run.tables
     if not config.documents:
         if not imports(run):
@@ -99,7 +99,8 @@ def import_documents(run: Run) -> Outcome:
                 f"each row's reason is in the table {REJECTED_DOCUMENTS.name}"
             )
         files = [(key, each.path, each.bytes, prints[each.path]) for each in fresh]
-        tables.replace(IMPORTED_FILES, run.spark.createDataFrame(files, IMPORTED_FILES.schema), where={"import_id": key}, keys_are_unique=True)
+        known_now = run.spark.createDataFrame(files, IMPORTED_FILES.schema)
+        tables.replace(IMPORTED_FILES, known_now, where={"import_id": key}, keys_are_unique=True)
         work.values = {"chunks": chunks, "rejected": reasons, "duplicates": copies, "files": len(fresh)}
     if reasons or copies:
         run.terminal.line(f"  put aside: {_reasons({**reasons, **({'duplicate': copies} if copies else {})})}")
@@ -153,7 +154,8 @@ def read_targets(run: Run) -> Outcome:
         found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=asked, **how)
         if config.per_benchmark == "equal":
             found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=min(found.available.values()), **how)
-        tables.replace(BENCHMARK_EXAMPLES, found.to_frame(run.spark, targets_id=key), where={"targets_id": key}, keys_are_unique=True)
+        examples = found.to_frame(run.spark, targets_id=key)
+        tables.replace(BENCHMARK_EXAMPLES, examples, where={"targets_id": key}, keys_are_unique=True)
         rejected = Counter(f"{each.benchmark}: {each.reason}" for each in found.rejected)
         work.rows_out = len(found.examples)
         work.rows_in = sum(found.available.values()) + sum(found.duplicates.values()) + len(found.rejected)
@@ -207,7 +209,7 @@ def draw_sample(run: Run) -> Outcome:
         work.rows_out = sample(run, Outcome("sample", "", work.values)).count()
         if work.rows_out == 0:
             raise InputError(
-                f"--sample {config.sample} of {available:,} documents draws none; ask for a larger share or for a number"
+                f"--sample {config.sample} of {available:,} documents draws none; ask for a larger share or a number"
             )
     return run.needs("sample")
 
@@ -360,7 +362,8 @@ def rank(run: Run) -> Outcome:
                 k = beyond.next_k
         release(shared)
         labels = ranking.label_documents(documents.select("doc_id"), ranks, cutoff=cutoff, relevance=relevance)
-        tables.replace(SAMPLE_LABELS, labels.withColumn("labels_id", F.lit(key)), where={"labels_id": key}, keys_are_unique=True)
+        labels = labels.withColumn("labels_id", F.lit(key))
+        tables.replace(SAMPLE_LABELS, labels, where={"labels_id": key}, keys_are_unique=True)
         work.rows_out = n
         work.values = {
             "k": k,
@@ -391,7 +394,7 @@ def _cutoff(
 
 
 def train(run: Run) -> Outcome:
-    """Train fastText's two-label model on the labels (3.4), or fold an official one; validate it; keep it with its sha256."""
+    """Train fastText's two-label model on the labels (3.4) or fold an official one; validate it, keep it."""
     config, tables = run.config, run.tables
     ranked = run.needs("rank")
     settings = config.settings("train")
@@ -488,7 +491,7 @@ def _validate(run: Run, held_out: DataFrame, model: classifier.FoldedClassifier)
 
 
 def _token_counter(run: Run, drawn: Outcome, encoders: str | None) -> tuple[str, float | None]:
-    """(name of the tokenizer, bytes per token): calibrated on the sample with a real tokenizer; None: counted exactly."""
+    """(tokenizer, bytes per token): calibrated on the sample with a real tokenizer; None: counted exactly."""
     tokenizer = run.config.tokenizer or encoders
     if tokenizer is None:
         if run.config.exact_tokens:
@@ -509,7 +512,7 @@ def _classifier_folder(run: Run) -> str:
         return absolute(run.config.classifier_dir)
     if run.tables.is_catalog or not is_local(root):
         raise InputError(
-            f"--tables {root} is no local folder: name one for the classifiers' files with --classifier-dir (a Volume, say)"
+            f"--tables {root} is no local folder: name one for the classifiers' files with --classifier-dir (a Volume)"
         )
     return "classifier_files"
 
@@ -528,7 +531,7 @@ def load_trained(run: Run, trained: Outcome) -> classifier.FoldedClassifier:
 
 
 def score(run: Run) -> Outcome:
-    """Score every document that this classifier hasn't scored yet (3.4), chunk after chunk; each chunk is one commit."""
+    """Score every document that this classifier hasn't scored yet (3.4), chunk by chunk; each chunk is one commit."""
     tables = run.tables
     trained = run.needs("train")
     key = content_id("score", trained.key, corpus_key(run))

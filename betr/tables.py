@@ -1,11 +1,10 @@
-"""The tables of BETR, in the order in which they come to be; each is declared where it is made, docs/tables.md tells all."""
-
-from curation.embedding import BENCHMARK_EMBEDDINGS, SAMPLE_EMBEDDINGS
+"""The tables of BETR in the order in which they come to be; each is declared where it is made (docs/tables.md)."""
 
 from betr.benchmarks import BENCHMARK_EXAMPLES
 from betr.ranking import SAMPLE_LABELS, SAMPLE_RANKS, SAMPLE_RELEVANCE
 from betr.selection import SELECTION_RUNS, SELECTIONS
 from curation.documents import DOCUMENTS, DUPLICATE_DOCUMENTS, REJECTED_DOCUMENTS
+from curation.embedding import BENCHMARK_EMBEDDINGS, SAMPLE_EMBEDDINGS
 from curation.sampling import CORPUS_SAMPLE
 from curation.tables import TableSpec
 

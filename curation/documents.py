@@ -333,8 +333,10 @@ def _parse_lines(lines: DataFrame, columns: Columns) -> DataFrame:
     objects = F.from_json(F.concat(F.lit("["), bare, F.lit("]")), "array<map<string,string>>", JSON_OPTIONS)
     valid = F.is_valid_utf8("value")
     closed = F.rtrim("value", F.lit(" \t\r\n")).endswith("}")
+    # Always true, but Spark moves no filter below what isn't deterministic: it would parse each line again for it.
+    ordinal = F.when(F.monotonically_increasing_id() >= 0, F.col("ordinal")).alias("ordinal")
     parsed = lines.select(
-        "file", "block", "ordinal", valid.alias("valid"), F.when(valid, bare == "").alias("blank"),
+        "file", "block", ordinal, valid.alias("valid"), F.when(valid, bare == "").alias("blank"),
         F.when(valid & closed, objects).alias("objects"),
     )  # fmt: skip
     once = parsed.select(
@@ -523,15 +525,15 @@ def to_documents(
 ) -> tuple[DataFrame, DataFrame, DataFrame]:
     """Rows -> new documents, rejected rows, duplicates: `check_rows`, `settle` and `sort_out` in one.
 
-    The three share no row and leave out only blank lines and rows that `existing` (documents imported before) holds from
-    the same file.
+    The three share no row and leave out only blank lines and rows that `existing` (documents imported before) holds
+    from the same file.
     """
     checked = check_rows(rows, max_bytes=max_bytes)
     return sort_out(checked, settle(checked, existing), import_id=import_id, n_chunks=n_chunks)
 
 
 def check_rows(rows: DataFrame, *, max_bytes: int = MAX_BYTES) -> DataFrame:
-    """Rows with their id, the hash of their text (32 hex digits of its SHA-256), and the reason why one can't be taken."""
+    """Rows with their id, the hash of their text (32 hex digits of SHA-256), and the reason why one can't be taken."""
     text = F.col("text")
     reason = (
         F.when(F.col("reason").isNotNull(), F.col("reason"))
@@ -550,8 +552,8 @@ def check_rows(rows: DataFrame, *, max_bytes: int = MAX_BYTES) -> DataFrame:
 def settle(checked: DataFrame, existing: DataFrame | None) -> DataFrame:
     """The good rows that don't become documents, and why: doc_id, file, block, ordinal, verdict, duplicate_of.
 
-    A document keeps its place: what was imported stays. Among new rows of one id the text with the smallest hash is kept,
-    of one text the smallest id, of one id and text the first row of the first file. Reads keys only, no text.
+    A document keeps its place: what was imported stays. Among new rows of one id the text with the smallest hash is
+    kept, of one text the smallest id, of one id and text the first row of the first file. Reads keys only, no text.
     """
     place = ("file", "block", "ordinal")
     good = checked.where(F.col("reason").isNull()).select("doc_id", "text_hash", *place)
@@ -559,8 +561,9 @@ def settle(checked: DataFrame, existing: DataFrame | None) -> DataFrame:
     if existing is not None:
         keys = existing.select("doc_id", "text_hash", "file", F.lit(False).alias("new"))
         # Of what is there, only what shares an id or a text with a new row can matter: a night's import is small.
-        near = [keys.join(good.select(name).distinct(), name, "left_semi").select(*keys.columns) for name in keys.columns[:2]]
-        new = new.unionByName(near[0].unionByName(near[1]).distinct(), allowMissingColumns=True)
+        same_id = keys.join(good.select("doc_id").distinct(), "doc_id", "left_semi").select(*keys.columns)
+        same_text = keys.join(good.select("text_hash").distinct(), "text_hash", "left_semi").select(*keys.columns)
+        new = new.unionByName(same_id.unionByName(same_text).distinct(), allowMissingColumns=True)
     kept = F.min(F.struct("new", "text_hash", *place)).over(Window.partitionBy("doc_id"))
     by_id = new.withColumn("kept", kept)
     conflict = F.col("text_hash") != F.col("kept.text_hash")
@@ -576,7 +579,8 @@ def settle(checked: DataFrame, existing: DataFrame | None) -> DataFrame:
         .when(again, F.lit("again"))
         .otherwise(F.lit("duplicate"))
     )
-    verdicts = settled.where("new").select("doc_id", *place, verdict.alias("verdict"), F.col("owner").alias("duplicate_of"))
+    owner_ = F.col("owner").alias("duplicate_of")
+    verdicts = settled.where("new").select("doc_id", *place, verdict.alias("verdict"), owner_)
     return verdicts.where(F.col("verdict") != "document")
 
 

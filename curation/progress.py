@@ -1,4 +1,4 @@
-"""What the person at the terminal sees of a running stage: bar, rows, rate, time left; plain lines when it is no terminal."""
+"""What the person at the terminal sees of a running stage: bar, rows, rate, time left; plain lines without one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ PLAIN_EVERY_SECONDS = 10.0
 
 class _Rows(ProgressColumn):
     def render(self, task: Task) -> Text:
-        done = f"{int(task.completed):,}"
-        return Text(
-            f"{done}/{int(task.total):,} {task.fields['unit']}" if task.total else f"{done} {task.fields['unit']}"
-        )
+        if not task.total:
+            return Text(task.fields["tasks"])
+        return Text(f"{int(task.completed):,}/{int(task.total):,} {task.fields['unit']}")
 
 
 class _Rate(ProgressColumn):
@@ -36,6 +35,7 @@ class StageProgress:
         self.done = 0
         self._pending = 0
         self._shown = 0.0
+        self._tasks = ""
         self._start = self._last_line = time.monotonic()
         self._task: TaskID | None = show.bar_add(self) if show.bars else None
 
@@ -49,6 +49,9 @@ class StageProgress:
         self._pending = rows
 
     def tasks(self, finished: int, known: int) -> None:
+        self._tasks = f"{finished}/{known} tasks" if known else ""
+        if self.total is None:
+            self._update(self._shown)
         if known and self._pending:
             self._update(self.done + self._pending * min(1.0, finished / known))
 
@@ -72,8 +75,8 @@ class StageProgress:
         """`4,000/12,000 documents  33%  61/s  2m11s left`"""
         seconds = max(1e-9, time.monotonic() - self._start)
         rate = self._shown / seconds
-        if not self.total:
-            return f"{int(self._shown):,} {self.unit}  {rate:,.0f}/s"
+        if not self.total:  # how many there will be isn't known yet: show that something moves
+            return f"{self._tasks}  {clock(seconds)}"
         left = f"{clock((self.total - self._shown) / rate)} left" if rate > 0 else "time left unknown"
         share = 100 * self._shown / self.total
         return f"{int(self._shown):,}/{self.total:,} {self.unit}  {share:.0f}%  {rate:,.0f}/s  {left}"
@@ -117,11 +120,11 @@ class Terminal:
                 transient=True,
             )
             self._bar.start()
-        return self._bar.add_task(stage.name, total=stage.total, unit=stage.unit)
+        return self._bar.add_task(stage.name, total=stage.total, unit=stage.unit, tasks="")
 
     def bar_update(self, task: TaskID, stage: StageProgress) -> None:
         if self._bar is not None:
-            self._bar.update(task, completed=stage._shown, total=stage.total, unit=stage.unit)
+            self._bar.update(task, completed=stage._shown, total=stage.total, unit=stage.unit, tasks=stage._tasks)
 
     def bar_remove(self, task: TaskID) -> None:
         if self._bar is not None:

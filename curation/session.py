@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from typing import Any, Generic, Protocol, TypeVar
 from pyspark.sql import SparkSession
 
 from curation.errors import InputError
-from curation.jars import find_jars, resolve_jars
+from curation.jars import find_jars, home_folder, resolve_jars
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 DELTA_CONF = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -34,7 +34,7 @@ def get_session(
 ) -> SparkSession:
     """The active session where there is one (Databricks, notebooks); else a new one with Delta wired in.
 
-    master: a Spark master (`local[4]`, `spark://host:7077`, ...) or a Connect address (`sc://host`). An active session or
+    master: a Spark master (`local[4]`, `spark://host:7077`) or a Connect address (`sc://host`). An active session or
     spark-submit's own --master is never overridden: asking for another one raises InputError.
     conf: Spark settings that win over the laptop's defaults.
     """
@@ -60,11 +60,11 @@ def default_parallelism(spark: SparkSession) -> int:
     return max(1, int(spark.sparkContext.defaultParallelism))
 
 
-class Shared(Protocol[T]):
+class Shared(Protocol[T_co]):
     """A large value that every executor reads as `.value`."""
 
     @property
-    def value(self) -> T: ...
+    def value(self) -> T_co: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class TaskWatch:
 
     def __enter__(self) -> TaskWatch:
         if is_connect(self._spark):
-            self._spark.registerProgressHandler(self._from_connect)  # type: ignore[attr-defined]
+            self._spark.registerProgressHandler(self._from_connect)  # type: ignore[arg-type]
         else:
             self._thread = threading.Thread(target=self._poll, daemon=True)
             self._thread.start()
@@ -107,7 +107,7 @@ class TaskWatch:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._thread is None:
-            self._spark.removeProgressHandler(self._from_connect)  # type: ignore[attr-defined]
+            self._spark.removeProgressHandler(self._from_connect)  # type: ignore[arg-type]
         else:
             self._thread.join(timeout=2)
 
@@ -175,9 +175,7 @@ def _build(app_name: str, master: str | None, conf: dict[str, str]) -> SparkSess
 
 def spark_log() -> Path:
     """Where the Java side of a session that this process starts writes: its chatter isn't for the terminal."""
-    home = os.environ.get("BETR_HOME")
-    folder = Path(home) / "logs" if home else Path(tempfile.gettempdir())
-    return folder / f"betr-spark-{os.getpid()}.log"
+    return home_folder() / "logs" / f"spark-{os.getpid()}.log"
 
 
 @contextlib.contextmanager
@@ -227,6 +225,7 @@ def _laptop_defaults(master: str) -> dict[str, str]:
         "spark.driver.host": "127.0.0.1",
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={quiet.as_uri()}",
         "spark.ui.enabled": "false",
+        "spark.sql.warehouse.dir": str(home_folder() / "warehouse"),
         "spark.sql.shuffle.partitions": str(max(2, tasks)),
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": str(max(2, tasks)),

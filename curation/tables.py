@@ -298,8 +298,8 @@ def absolute(path: str) -> str:
 def hold(tables: Tables, *, lease_seconds: int = 300) -> Iterator[None]:
     """Keep every other run off this root while the body runs; TablesBusyError says who has it.
 
-    A local root is held by a lock that the system frees when the process dies, however it dies. Elsewhere a lease in the
-    table `leases` is renewed while the run lives, and may be taken over once it has run out.
+    A local root is held by a lock that the system frees when the process dies, however it dies. Elsewhere a lease in
+    the table `leases` is renewed while the run lives, and may be taken over once it has run out.
     """
     if not tables.is_catalog and is_local(tables.root):
         with _hold_folder(Path(tables.root)):
@@ -346,7 +346,7 @@ def _hold_lease(tables: Tables, lease_seconds: int) -> Iterator[None]:
     current = _lease(tables)
     if current is not None and current[0] != holder and current[1] > time.time():
         raise TablesBusyError(
-            f"{tables.root} is in use by {current[0]} for {current[1] - time.time():.0f} s more unless that run renews it; "
+            f"{tables.root} is in use by {current[0]} for {current[1] - time.time():.0f} s more at least; "
             "wait for it to end, or use another --tables root"
         )
     claim()
