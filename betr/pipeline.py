@@ -19,6 +19,7 @@ from curation.tables import hold
 
 def betr(run: Run) -> None:
     """The method. Each stage reads what earlier ones left in the tables, and does what is missing or has changed."""
+    stages.check_inputs(run)  # what can be refused is refused before hours of work
     stages.import_documents(run)  # the corpus; what can't be used goes aside with a reason
     stages.read_targets(run)  # 3.1  training examples of the tasks, an equal share of each
     stages.draw_sample(run)  # 3.2  the documents that are ranked, by hash of their ids

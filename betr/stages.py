@@ -51,6 +51,19 @@ CALIBRATION_DOCUMENTS = 2_000
 BYTES_PER_TOKEN_WITHOUT_TOKENIZER = 4.0
 
 
+def check_inputs(run: Run) -> None:
+    """Look at every input that a run names, before the first stage: paths, columns, benchmarks, templates, encoder."""
+    config = run.config
+    if config.documents:
+        reading.parse_columns(config.columns)
+        reading.list_inputs(run.spark, config.documents)
+    if config.benchmarks:
+        benchmarks.parse_sources(config.benchmarks)
+        benchmarks.parse_templates(config.template)
+    embedding.resolve_encoder(config.encoding)
+    _classifier_folder(run)
+
+
 # -- import ------------------------------------------------------------------------------------------------------------
 
 
@@ -62,7 +75,7 @@ def import_documents(run: Run) -> Outcome:
             raise InputError(f"{tables.root} holds no documents yet: name some with --documents PATH...")
         return run.unchanged(imports(run)[-1])
     columns = reading.parse_columns(config.columns)
-    inputs = reading.list_inputs(run.spark, list(config.documents))
+    inputs = reading.list_inputs(run.spark, config.documents)
     # A file is known by its name, size and time, and by how it was read: read otherwise, it is imported again.
     prints = {each.path: reading.import_id([each], columns, max_bytes=config.max_bytes) for each in inputs}
     known = {(row["path"], row["fingerprint"]) for row in tables.read(IMPORTED_FILES).collect()}
@@ -135,7 +148,7 @@ def read_targets(run: Run) -> Outcome:
     config, tables = run.config, run.tables
     if not config.benchmarks:
         return run.unchanged(run.needs("targets", "targets --benchmarks PATH..."))
-    sources = benchmarks.parse_sources(list(config.benchmarks))
+    sources = benchmarks.parse_sources(config.benchmarks)
     settings = config.settings("targets")
     key = content_id(
         "targets",

@@ -595,7 +595,8 @@ def sort_out(
     )  # fmt: skip
 
     run = F.lit(import_id).alias("import_id")
-    detail = reduce(lambda chain, reason: chain.when(F.col("reason") == reason, F.lit(REASONS[reason])), REASONS, F)
+    sentences = F.create_map(*(F.lit(part) for pair in REASONS.items() for part in pair))
+    detail = F.try_element_at(sentences, F.col("reason"))
     failed = checked.where(F.col("reason") != BLANK).select(*place, "reason", detail.alias("detail"))
     conflicts = verdicts.where(F.col("verdict") == "id_conflict").select(
         *place, F.col("verdict").alias("reason"),

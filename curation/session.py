@@ -25,8 +25,12 @@ DELTA_CONF = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
 
-# Cured by this: pyspark 4.2.0 hangs on a plain Python udf right on a Parquet scan (facts/performance.md).
-RUNTIME_CONF = {"spark.sql.execution.arrow.pythonUDF.columnarInput.enabled": "false"}
+RUNTIME_CONF = {
+    # pyspark 4.2.0 hangs on a plain Python udf right on a Parquet scan without this.
+    "spark.sql.execution.arrow.pythonUDF.columnarInput.enabled": "false",
+    # Batches by bytes: four thousand documents of 10 MB would not fit into a worker.
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(64 * 2**20),
+}
 
 
 def get_session(
@@ -41,6 +45,9 @@ def get_session(
     active = SparkSession.getActiveSession()
     if active is not None:
         _refuse_other_master(active, master)
+        for key, value in {**RUNTIME_CONF, **(conf or {})}.items():
+            with contextlib.suppress(Exception):  # serverless allows some settings only, and does without the others
+                active.conf.set(key, value)
         return active
     try:
         return _build(app_name, master, conf or {})

@@ -34,24 +34,41 @@ SHAPES: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "lines like choices inside the question",
-        {"query": "Order:\n A. is first\n B. is second\nWhich?\n A. the one\n B. both\nAnswer:", "choices": ["A", "B"], "gold": 1},
+        {
+            "query": "Order:\n A. is first\n B. is second\nWhich?\n A. the one\n B. both\nAnswer:",
+            "choices": ["A", "B"],
+            "gold": 1,
+        },
         "Order:\n A. is first\n B. is second\nWhich?\nboth",
     ),
     (
         "boolq: passage before the question",
-        {"query": "Persian -- A language.\nQuestion: is it one?\n A. yes\n B. no\nAnswer:", "choices": ["A", "B"], "gold": 1},
+        {
+            "query": "Persian -- A language.\nQuestion: is it one?\n A. yes\n B. no\nAnswer:",
+            "choices": ["A", "B"],
+            "gold": 1,
+        },
         "Persian -- A language.\nis it one?\nno",
     ),
     (
         "hellaswag: the continuation goes on",
-        {"query": "Ice: Then\nChoose the best continuation:\n A. , he waxes.\n B. he goes.\nAnswer:", "choices": ["A", "B"], "gold": 0},
+        {
+            "query": "Ice: Then\nChoose the best continuation:\n A. , he waxes.\n B. he goes.\nAnswer:",
+            "choices": ["A", "B"],
+            "gold": 0,
+        },
         "Ice: Then, he waxes.",
     ),
     (
         "piqa",
         {
-            "goal": "Boil it", "sol1": "plate", "sol2": "jar", "label": 1,
-            "query": "Goal: Boil it\n A. plate\n B. jar\nAnswer:", "choices": ["A", "B"], "gold": 1,
+            "goal": "Boil it",
+            "sol1": "plate",
+            "sol2": "jar",
+            "label": 1,
+            "query": "Goal: Boil it\n A. plate\n B. jar\nAnswer:",
+            "choices": ["A", "B"],
+            "gold": 1,
         },
         "Boil it\njar",
     ),
@@ -59,21 +76,40 @@ SHAPES: list[tuple[str, dict[str, Any], str]] = [
     (
         "socialiqa",
         {
-            "context": "Cam cooks.", "question": "Why?", "answerA": "fun", "answerB": "food", "answerC": "no", "label": "1",
-            "query": "Question: Cam cooks. Why?\n A. fun\n B. food\n C. no\nAnswer:", "choices": ["A", "B", "C"], "gold": 0,
+            "context": "Cam cooks.",
+            "question": "Why?",
+            "answerA": "fun",
+            "answerB": "food",
+            "answerC": "no",
+            "label": "1",
+            "query": "Question: Cam cooks. Why?\n A. fun\n B. food\n C. no\nAnswer:",
+            "choices": ["A", "B", "C"],
+            "gold": 0,
         },
         "Cam cooks. Why?\nfun",
     ),
     (
         "socialiqa, original",
-        {"context": "Cam cooks.", "question": "Why?", "answerA": "fun", "answerB": "food", "answerC": "no", "label": "2"},
+        {
+            "context": "Cam cooks.",
+            "question": "Why?",
+            "answerA": "fun",
+            "answerB": "food",
+            "answerC": "no",
+            "label": "2",
+        },
         "Why?\nfood\nCam cooks.",
     ),
     (
         "winogrande: the blank is filled",
         {
-            "sentence": "Ian ate as _ hates it.", "option1": "Ian", "option2": "Den", "answer": "2",
-            "query": "Fill in the blank: Ian ate as ___ hates it.\n A. Ian\n B. Den\nAnswer:", "choices": ["A", "B"], "gold": 1,
+            "sentence": "Ian ate as _ hates it.",
+            "option1": "Ian",
+            "option2": "Den",
+            "answer": "2",
+            "query": "Fill in the blank: Ian ate as ___ hates it.\n A. Ian\n B. Den\nAnswer:",
+            "choices": ["A", "B"],
+            "gold": 1,
         },
         "Ian ate as Den hates it.",
     ),
@@ -89,8 +125,16 @@ SHAPES: list[tuple[str, dict[str, Any], str]] = [
         "Could it?\nyes\nIt can.\nIt may.",
     ),
     ("mmlu", {"question": "Find c.", "subject": "algebra", "choices": ["0", "1", "2"], "answer": 2}, "Find c.\n2"),
-    ("mmlu: numbers that are other numbers' places", {"question": "q", "choices": ["3", "0", "1"], "answer": 1}, "q\n0"),
-    ("mbpp", {"text": "Write f.", "code": "def f():\r\n  return 1", "test_list": ["assert f()"]}, "Write f.\ndef f():\r\n  return 1"),
+    (
+        "mmlu: numbers that are other numbers' places",
+        {"question": "q", "choices": ["3", "0", "1"], "answer": 1},
+        "q\n0",
+    ),
+    (
+        "mbpp",
+        {"text": "Write f.", "code": "def f():\r\n  return 1", "test_list": ["assert f()"]},
+        "Write f.\ndef f():\r\n  return 1",
+    ),
     (
         "arc, original",
         {"question": "Why?", "choices": {"text": ["so", "no"], "label": ["1", "2"]}, "answerKey": "2"},
@@ -103,10 +147,18 @@ SHAPES: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("hellaswag, original", {"ctx": "He runs", "endings": ["home.", "away."], "label": "1"}, "He runs away."),
     ("triviaqa", {"question": "Who?", "answer": {"value": "Ada", "aliases": ["A."]}}, "Who?\nAda"),
-    ("squad", {"context": "Ada did.", "question": "Who?", "answers": {"text": ["Ada"], "answer_start": [0]}}, "Who?\nAda\nAda did."),
+    (
+        "squad",
+        {"context": "Ada did.", "question": "Who?", "answers": {"text": ["Ada"], "answer_start": [0]}},
+        "Who?\nAda\nAda did.",
+    ),
     ("webqs", {"question": "Which?", "answers": ["one", "two"]}, "Which?\none, two"),
     ("sciq", {"question": "q", "correct_answer": "a", "distractor1": "b", "support": "s"}, "q\na\ns"),
-    ("boolq, original", {"question": "is it", "passage": "No, it is not.", "answer": False}, "is it\nno\nNo, it is not."),
+    (
+        "boolq, original",
+        {"question": "is it", "passage": "No, it is not.", "answer": False},
+        "is it\nno\nNo, it is not.",
+    ),
     ("a number", {"question": "6 * 7", "answer": 42}, "6 * 7\n42"),
     ("an answer that the question holds", {"question": "Is 55 or 50 more?", "answer": "55"}, "Is 55 or 50 more?\n55"),
     ("text alone", {"text": "A passage whose last word is this."}, "A passage whose last word is this."),
@@ -130,7 +182,9 @@ def questions(n: int) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(("row", "text"), [shape[1:] for shape in SHAPES], ids=[shape[0] for shape in SHAPES])
-def test_each_shape_gives_question_and_gold_answer(spark: SparkSession, tmp_path: Path, row: dict[str, Any], text: str) -> None:
+def test_each_shape_gives_question_and_gold_answer(
+    spark: SparkSession, tmp_path: Path, row: dict[str, Any], text: str
+) -> None:
     (example,) = read(spark, write(tmp_path / "b.jsonl", [row])).examples
     assert example.text == text
 
@@ -184,7 +238,9 @@ def test_the_frame_has_its_tables_columns_and_rows(spark: SparkSession, tmp_path
     assert {row["split"] for row in frame.collect()} == {"train"}
 
 
-def test_an_example_twice_in_a_benchmark_counts_once_and_in_two_benchmarks_twice(spark: SparkSession, tmp_path: Path) -> None:
+def test_an_example_twice_in_a_benchmark_counts_once_and_in_two_benchmarks_twice(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     a = write(tmp_path / "a.jsonl", [*questions(3), *questions(2)])
     found = read(spark, a, write(tmp_path / "b.jsonl", questions(3)))
     assert found.counts == {"a": 3, "b": 3}
@@ -211,14 +267,20 @@ def test_each_benchmark_gives_its_equal_share_whatever_the_order_of_rows(spark: 
 def test_a_benchmark_with_fewer_examples_gives_all_and_says_so(spark: SparkSession, tmp_path: Path) -> None:
     found = read(spark, write(tmp_path / "a.jsonl", questions(3)), per_benchmark=5)
     assert found.counts == {"a": 3}
-    assert found.warnings == ["benchmark a holds 3 distinct examples, not the 5 asked for; all are used, so its share is the smaller"]
+    assert found.warnings == [
+        "benchmark a holds 3 distinct examples, not the 5 asked for; all are used, so its share is the smaller"
+    ]
 
 
 # -- splits ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gsm8k_test.jsonl", "x-validation.jsonl.gz", "dev.jsonl", "a.val.jsonl", "Test2.jsonl"])
-def test_a_file_that_says_test_or_validation_is_refused_unless_allowed(spark: SparkSession, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["gsm8k_test.jsonl", "x-validation.jsonl.gz", "dev.jsonl", "a.val.jsonl", "Test2.jsonl"]
+)
+def test_a_file_that_says_test_or_validation_is_refused_unless_allowed(
+    spark: SparkSession, tmp_path: Path, name: str
+) -> None:
     path = write(tmp_path / name, questions(2))
     with pytest.raises(InputError, match=rf"benchmark b: {path} is no training split .* --allow-test b"):
         read(spark, f"b={path}")
@@ -226,7 +288,9 @@ def test_a_file_that_says_test_or_validation_is_refused_unless_allowed(spark: Sp
 
 
 @pytest.mark.parametrize("split", ["test", "validation", "Dev", "test-clean"])
-def test_a_row_that_says_test_or_validation_is_refused_unless_allowed(spark: SparkSession, tmp_path: Path, split: str) -> None:
+def test_a_row_that_says_test_or_validation_is_refused_unless_allowed(
+    spark: SparkSession, tmp_path: Path, split: str
+) -> None:
     path = write(tmp_path / "b.jsonl", [*questions(1), {"text": "x", "split": split}])
     with pytest.raises(InputError, match=rf"row 2's split '{split}' says .*--allow-test b"):
         read(spark, path)

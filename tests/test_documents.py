@@ -41,7 +41,9 @@ def sha(text: str) -> str:
 
 
 def json_lines(rows: Iterable[Row | bytes]) -> bytes:
-    return b"".join((row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode()) + b"\n" for row in rows)
+    return b"".join(
+        (row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode()) + b"\n" for row in rows
+    )
 
 
 def write(path: Path, rows: Iterable[Row | bytes]) -> str:
@@ -172,13 +174,19 @@ AWKWARD: list[Row | bytes] = [
 
 
 def test_a_json_line_becomes_a_document_with_its_text_as_it_is(spark: SparkSession, tmp_path: Path) -> None:
-    path = write(tmp_path / "pages.jsonl", [{"id": 7, "text": " été\n", "license": "CC0", "n": 1, "tags": ["x", "y"], "no": None}])
+    path = write(
+        tmp_path / "pages.jsonl",
+        [{"id": 7, "text": " été\n", "license": "CC0", "n": 1, "tags": ["x", "y"], "no": None}],
+    )
     result = imported(spark, [path])
-    chunk = spark.sql("SELECT concat('run-', lpad(cast(pmod(xxhash64('7'), 4) AS string), 5, '0')) AS c").collect()[0]["c"]
+    chunk = spark.sql("SELECT concat('run-', lpad(cast(pmod(xxhash64('7'), 4) AS string), 5, '0')) AS c").collect()[0][
+        "c"
+    ]
     assert result["documents"] == [
         {
             "doc_id": "7", "text": " été\n", "source": "pages", "license": "CC0", "bytes": 7,
-            "metadata": {"n": "1", "tags": '["x","y"]'}, "file": path, "chunk": chunk,
+            "metadata": {"n": "1", "tags": '["x","y"]'}, "file": path,
+            "text_hash": sha(" été\n")[:32], "chunk": chunk,
         }
     ]  # fmt: skip
     assert not result["rejected"]
@@ -270,10 +278,15 @@ def test_without_an_id_the_id_is_the_hash_of_the_text(spark: SparkSession, tmp_p
 
 
 def test_the_same_text_twice_is_kept_once_under_the_smallest_id(spark: SparkSession, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"id": "z", "text": "same"}, {"id": "b", "text": "same"}, {"id": "c", "text": "same"}])
+    path = write(
+        tmp_path / "a.jsonl", [{"id": "z", "text": "same"}, {"id": "b", "text": "same"}, {"id": "c", "text": "same"}]
+    )
     result = imported(spark, [path])
     assert ids(result) == ["b"]
-    assert [(row["doc_id"], row["duplicate_of"], row["row"]) for row in result["duplicates"]] == [("z", "b", 1), ("c", "b", 3)]
+    assert [(row["doc_id"], row["duplicate_of"], row["row"]) for row in result["duplicates"]] == [
+        ("z", "b", 1),
+        ("c", "b", 3),
+    ]
 
 
 def test_one_id_with_two_texts_keeps_the_text_of_the_smallest_hash(spark: SparkSession, tmp_path: Path) -> None:
@@ -308,7 +321,10 @@ def test_what_was_imported_stays_and_only_what_is_new_comes(spark: SparkSession,
     second = imported(spark, [old, new], existing=existing)
     assert ids(second) == ["o"]
     assert [(row["file"], row["row"], row["reason"]) for row in second["rejected"]] == [(new, 2, "id_conflict")]
-    assert [(row["file"], row["row"], row["duplicate_of"]) for row in second["duplicates"]] == [(new, 1, "m"), (new, 3, "m")]
+    assert [(row["file"], row["row"], row["duplicate_of"]) for row in second["duplicates"]] == [
+        (new, 1, "m"),
+        (new, 3, "m"),
+    ]
 
 
 def test_a_second_import_of_the_same_file_adds_nothing(spark: SparkSession, tmp_path: Path) -> None:
@@ -322,7 +338,9 @@ def test_a_second_import_of_the_same_file_adds_nothing(spark: SparkSession, tmp_
 
 
 def test_columns_are_mapped_and_the_others_kept_in_metadata(spark: SparkSession, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"url": "u", "body": "x", "crawl": "2024", "terms": "MIT", "id": 5, "text": "other"}])
+    path = write(
+        tmp_path / "a.jsonl", [{"url": "u", "body": "x", "crawl": "2024", "terms": "MIT", "id": 5, "text": "other"}]
+    )
     columns = parse_columns("id=url, text=body,source=crawl,license=terms")
     (row,) = imported(spark, [path], columns)["documents"]
     assert (row["doc_id"], row["text"], row["source"], row["license"]) == ("u", "x", "2024", "MIT")
@@ -386,7 +404,10 @@ def test_parquet_rows_are_numbered_and_typed_columns_become_text(spark: SparkSes
             "tags": [["a", "b"]] * 50, "when": [when] * 50, "raw": [b"\xff"] * 50, "gone": [None] * 50,
         },
     )  # fmt: skip
-    with setting(spark, "spark.sql.files.maxPartitionBytes", 300), setting(spark, "spark.sql.session.timeZone", "Asia/Tokyo"):
+    with (
+        setting(spark, "spark.sql.files.maxPartitionBytes", 300),
+        setting(spark, "spark.sql.session.timeZone", "Asia/Tokyo"),
+    ):
         result = imported(spark, [path])
     assert len(result["documents"]) == 49
     assert reasons(result) == {32: "no_text"}
@@ -419,7 +440,10 @@ def test_a_text_file_is_one_document_of_its_folder(spark: SparkSession, tmp_path
     (folder / "d.text").write_bytes(b"")
     (folder / "e.txt").write_bytes(b"x" * 41)
     result = imported(spark, [str(folder)], max_bytes=40)
-    assert sorted((row["text"], row["source"]) for row in result["documents"]) == [("one\r\ntwo\n", "essays"), ("packed\n", "essays")]
+    assert sorted((row["text"], row["source"]) for row in result["documents"]) == [
+        ("one\r\ntwo\n", "essays"),
+        ("packed\n", "essays"),
+    ]
     assert {(os.path.basename(row["file"]), row["row"], row["reason"]) for row in result["rejected"]} == {
         ("b.md", 1, "not_utf8"), ("d.text", 1, "empty"), ("e.txt", 1, "too_long"),
     }  # fmt: skip
@@ -432,9 +456,13 @@ def test_a_delta_table_is_read_at_the_version_that_was_listed(spark: SparkSessio
     ).save(path)
     (listed,) = list_inputs(spark, [path])
     assert (listed.format, listed.modified) == ("delta", 0)
-    spark.createDataFrame([("c", "y", 3)], "id string, text string, n int").write.format("delta").mode("append").save(path)
+    spark.createDataFrame([("c", "y", 3)], "id string, text string, n int").write.format("delta").mode("append").save(
+        path
+    )
     result = collected(to_documents(read_rows(spark, [listed], Columns()), None, import_id="run", n_chunks=4))
-    assert [(row["doc_id"], row["source"], row["metadata"]) for row in result["documents"]] == [("a", "table", {"n": "1"})]
+    assert [(row["doc_id"], row["source"], row["metadata"]) for row in result["documents"]] == [
+        ("a", "table", {"n": "1"})
+    ]
     assert reasons(result) == {2: "no_text"}
     assert list_inputs(spark, [path])[0].modified == 1
 
@@ -473,7 +501,9 @@ def test_a_byte_order_mark_is_no_part_of_the_json(spark: SparkSession, tmp_path:
     assert [row["text"] for row in imported(spark, [path])["documents"]] == ["x"]
 
 
-def test_a_text_over_twenty_million_characters_is_too_long_and_not_malformed(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_text_over_twenty_million_characters_is_too_long_and_not_malformed(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "x" * 20_000_001}])
     assert reasons(imported(spark, [path])) == {2: "too_long"}
 

@@ -194,7 +194,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Pat
         pipeline.run(settings(tmp_path, sample="31"), spark=spark)
     with pytest.raises(InputError, match="no model at all"):
         pipeline.run(settings(tmp_path, sample="30", encoder="no model at all"), spark=spark)
-    assert tables.read(STAGE_RUNS).where("state = 'done'").count() == 3
+    assert tables.read(STAGE_RUNS).where("state = 'done'").count() == 2
 
 
 def test_a_corpus_of_rejected_rows_is_refused_with_their_reasons(tmp_path: Path, spark: SparkSession) -> None:

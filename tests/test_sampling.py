@@ -68,9 +68,7 @@ def test_a_count_is_met_exactly_by_the_lowest_positions(documents: DataFrame, co
     assert sampled(documents, 9, below, last_id) == {doc_id for _, doc_id in ordered[:count]}
 
 
-def test_documents_at_one_position_are_told_apart_by_id(
-    documents: DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documents_at_one_position_are_told_apart_by_id(documents: DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyspark.sql import functions as F
 
     monkeypatch.setattr("curation.sampling.hash_fraction", lambda *_: F.lit(0.5))
