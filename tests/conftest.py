@@ -23,6 +23,7 @@ def spark() -> Iterator[SparkSession]:
     from curation import session as sessions
 
     if os.environ.get("CURATION_TEST_CONNECT") == "1":
+        os.environ["SPARK_TESTING"] = "1"  # the client then asks the server for the free port that it took
         settings = {
             **sessions._laptop_defaults("local[2]"),
             **sessions.DELTA_CONF,
