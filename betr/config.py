@@ -14,6 +14,9 @@ from curation.embedding import EncoderConfig
 from curation.errors import InputError
 
 PAPER_SAMPLE = 10_000_000
+PAPER_EPOCHS = 5
+LEAST_STEPS = 150_000
+MOST_EPOCHS = 1_000
 PAPER_ENCODER = "Snowflake/snowflake-arctic-embed-l-v2.0"
 
 
@@ -84,7 +87,9 @@ class RunConfig:
         None, "documents kept per example while ranking; default: from the sizes, raised if too few", stages="rank"
     )
     dim: int = _option(128, "classifier: length of a feature's vector", stages="train")
-    epochs: int = _option(5, "classifier: passes over the training documents", stages="train")
+    epochs: int | None = _option(
+        None, "classifier: passes over the training documents; default: the paper's 5, more for a small sample",
+        stages="train")
     learning_rate: float = _option(0.03, "classifier: learning rate at the start", stages="train")
     min_count: int = _option(5, "classifier: occurrences that make a word a feature", stages="train")
     word_ngrams: int = _option(2, "classifier: longest run of words that is a feature", stages="train")
@@ -140,7 +145,7 @@ class RunConfig:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)!r}")
         if self.k is not None and self.k < 1:
             raise InputError(f"--k must be at least 1; got {self.k!r}")
-        _ = self.sample_request, self.training, self.encoding, self.selection
+        _ = self.sample_request, self.training(1), self.encoding, self.selection
 
     @property
     def sample_request(self) -> int | float | None:

@@ -273,7 +273,7 @@ def embed(run: Run) -> Outcome:
         profile = embedding.embedding_profile(config.gpus_per_task)
         for part, wave, count in waves:
             work.progress.batch(count)
-            texts = part.rows_of(wave).repartition(min(count, 2 * default_parallelism(run.spark)))
+            texts = part.rows_of(wave).repartition(_embedding_tasks(run, count))
             embedded = embedding.embed(texts, id_column=part.id, encoder=encoder, kind=part.kind, profile=profile)
             encoder_id = F.lit(encoder.encoder_id).alias("encoder_id")
             tables.append(part.spec, embedded, keys=texts.select(part.id, encoder_id))
@@ -288,6 +288,11 @@ def embed(run: Run) -> Outcome:
             "tokenizer": embedding.tokenizer_of(encoder),
         }
     return run.needs("embed")
+
+
+def _embedding_tasks(run: Run, texts: int) -> int:
+    """Tasks of a wave: enough that all cores work and progress shows, few enough that their batches are full."""
+    return min(texts, max(2 * default_parallelism(run.spark), texts // (20_000 if run.config.gpus_per_task else 500)))
 
 
 @dataclasses.dataclass
@@ -473,6 +478,7 @@ def _fit(run: Run, work: Work, labelled: DataFrame) -> tuple[classifier.FoldedCl
     config = run.config
     counts = {row["label"]: row["count"] for row in labelled.groupBy("label").count().collect()}
     share_kept = min(1.0, counts.get(1, 0) / max(1, counts.get(0, 0)))
+    settings = config.training(2 * counts.get(1, 0))
     kept = (F.col("label") == 1) | (sampling.hash_fraction("doc_id", config.seed, "negatives") < share_kept)
     order = sampling.hash_fraction("doc_id", config.seed, "training order")
     rows = labelled.where(kept).select("text", "label", order.alias("order"), "doc_id").orderBy("order", "doc_id")
@@ -486,7 +492,7 @@ def _fit(run: Run, work: Work, labelled: DataFrame) -> tuple[classifier.FoldedCl
             work.progress.expect(total, unit="documents x epochs")
         work.progress.advance(done - work.progress.done)
 
-    return classifier.train_classifier(documents(), config.training, progress=shown)
+    return classifier.train_classifier(documents(), settings, progress=shown)
 
 
 def _validate(run: Run, held_out: DataFrame, model: classifier.FoldedClassifier) -> dict[str, Any]:
