@@ -169,11 +169,16 @@ class RunConfig:
             model=self.encoder, revision=self.encoder_revision, precision=self.precision, max_tokens=self.max_tokens
         )
 
-    @property
-    def training(self) -> TrainingConfig:
+    def training(self, documents: int) -> TrainingConfig:
+        """The trainer's settings for so many training documents.
+
+        The paper's 5 epochs at lr 0.03 are meant for some two million documents. A few thousand leave the model where it
+        started (log-loss 0.693), so a small sample is read until 150,000 documents have passed.
+        """
+        epochs = self.epochs if self.epochs is not None else max(PAPER_EPOCHS, -(-LEAST_STEPS // max(1, documents)))
         return TrainingConfig(
             dim=self.dim,
-            epochs=self.epochs,
+            epochs=epochs if self.epochs is not None else min(epochs, MOST_EPOCHS),
             learning_rate=self.learning_rate,
             min_count=self.min_count,
             word_ngrams=self.word_ngrams,
