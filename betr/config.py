@@ -172,7 +172,7 @@ class RunConfig:
     def training(self, documents: int) -> TrainingConfig:
         """The trainer's settings for so many training documents.
 
-        The paper's 5 epochs at lr 0.03 are meant for some two million documents. A few thousand leave the model where it
+        The paper's 5 epochs at lr 0.03 are meant for two million documents. A few thousand leave the model where it
         started (log-loss 0.693), so a small sample is read until 150,000 documents have passed.
         """
         epochs = self.epochs if self.epochs is not None else max(PAPER_EPOCHS, -(-LEAST_STEPS // max(1, documents)))

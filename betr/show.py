@@ -81,11 +81,19 @@ def summarise(run: Run) -> None:
     if cut is not None:
         run.terminal.line(
             f"kept {cut['kept_tokens']:,} of {cut['tokens']:,} tokens ({cut['keep']:.2%} asked for), "
-            f"{cut['kept_documents']:,} of {cut['documents']:,} documents, score above {cut['threshold']:.6f}"
+            f"{cut['kept_documents']:,} of {cut['documents']:,} documents, {_threshold(run)}"
         )
         run.terminal.line(
             f"selection {cut['selection_id']} in {run.tables.root}; `betr explain DOC_ID` says why one is in"
         )
+
+
+def _threshold(run: Run) -> str:
+    """The cut in words: a soft cut goes by another key than the score, and quotas have a threshold each."""
+    selected = run.needs("select")
+    what = "score" if selected["mode"] == "hard" else "key"
+    lowest = ", the lowest over all quotas" if run.config.quota else ""
+    return f"{what} from {selected['threshold']:.6f}{lowest}"
 
 
 def explain(config: RunConfig, doc_id: str, *, spark: SparkSession, terminal: Terminal) -> dict[str, Any]:
