@@ -13,6 +13,8 @@ SOURCES := curation betr demo jobs tests
 export BETR_HOME := $(CURDIR)/.local
 export NUMBA_CACHE_DIR := $(CURDIR)/.local/cache/numba
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.local/cache/hypothesis
+# Spark starts many Python processes: without compiled modules each spends seconds on compiling what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # The system's certificates, as pip uses them: networks that intercept TLS keep theirs there.
 export UV_SYSTEM_CERTS := true
 ifndef SSL_CERT_FILE

@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # workers would compile what they import anew, each time
 LOCAL = Path(__file__).parent.parent / ".local"
 os.environ.setdefault("BETR_HOME", str(LOCAL))
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(LOCAL / "cache" / "hypothesis"))
