@@ -11,12 +11,14 @@ from pyspark.sql import SparkSession
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # workers would compile what they import anew, each time
+# Short-lived Javas: the optimising compiler and a second collector thread cost more than they bring.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 LOCAL = Path(__file__).parent.parent / ".local"
 os.environ.setdefault("BETR_HOME", str(LOCAL))
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(LOCAL / "cache" / "hypothesis"))
 os.environ.setdefault("NUMBA_CACHE_DIR", str(LOCAL / "cache" / "numba"))
 
-CONF = {"spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2"}
+CONF = {"spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2"}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from curation.errors import InputError
 from curation.tables import Tables
 from tests.helpers import made_up_documents, rows_hash, write_house, write_lines
 
-pytestmark = [pytest.mark.stage, pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
 STAGES = ["import", "targets", "sample", "embed", "rank", "train", "score", "select"]
 
@@ -70,6 +70,7 @@ def house(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.mark.stage
 def test_a_first_run_does_every_stage_and_reports_it(
     finished: tuple[Path, dict[str, Any]], spark: SparkSession
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_first_run_does_every_stage_and_reports_it(
     assert {r["doc_id"] for r in tables.read(SELECTIONS).collect()} == {row["doc_id"] for row in best}
 
 
+@pytest.mark.stage
 def test_the_selection_is_about_the_benchmarks(finished: tuple[Path, dict[str, Any]], spark: SparkSession) -> None:
     tables = Tables(spark, str(finished[0] / "tables"))
     kept = (
