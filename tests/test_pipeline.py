@@ -43,8 +43,8 @@ def settings(folder: Path, **changed: Any) -> RunConfig:
         "dim": 8,
         "buckets": 5_000,
         "min_count": 1,
-        "epochs": 3,
-        "learning_rate": 0.3,
+        "epochs": 100,
+        "learning_rate": 0.5,
     }
     return RunConfig(**{**base, **changed})
 
