@@ -34,7 +34,7 @@ def settings(folder: Path, **changed: Any) -> RunConfig:
         "tables": str(folder / "tables"),
         "documents": (str(folder / "documents"),),
         "benchmarks": tuple(sorted(map(str, (folder / "benchmarks").glob("*")))),
-        "encoder": "hashing:32",
+        "encoder": "hashing:256",
         "sample": "0.5",
         "per_benchmark": "3",
         "keep": 0.25,
