@@ -41,13 +41,13 @@ def test_what_an_executor_refuses_comes_back_as_its_sentence(spark: SparkSession
         raise InputError("vectors: row x holds NaN; embed it again")
         yield from batches
 
-    with pytest.raises(Exception) as raised:  # noqa: PT011, B017 - classic and Connect raise different types
+    with pytest.raises(Exception) as raised:
         spark.range(3).mapInPandas(refuse, "id bigint").collect()
     assert explain(raised.value) == "vectors: row x holds NaN; embed it again"
 
 
 def test_errors_of_spark_become_sentences_and_others_stay(spark: SparkSession) -> None:
-    with pytest.raises(Exception) as raised:  # noqa: PT011, B017
+    with pytest.raises(Exception) as raised:
         spark.read.parquet("/no/such/place").collect()
     sentence = explain(raised.value)
     assert sentence is not None
