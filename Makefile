@@ -26,7 +26,7 @@ endif
 # Only-binary: nothing here may need a compiler. pyspark comes as sources, without a line to compile.
 LOCKED := --require-hashes --only-binary :all:
 
-.PHONY: help setup fetch demo test test-fast lint lock clean
+.PHONY: help setup fetch demo test test-fast test-night lint lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,12 +70,16 @@ $(STAMPS)/project: pyproject.toml $(STAMPS)/packages
 demo: setup ## rank and cut a real corpus for six benchmarks; a second run finds everything unchanged
 	@$(PY) -m demo
 
-test: lint ## what .ci/run runs: ruff, mypy, all tests, then the stages once more in a Spark Connect session
-	@$(PY) -m pytest
-	@CURATION_TEST_CONNECT=1 $(PY) -m pytest -m stage
+test: lint ## what .ci/run runs: ruff, mypy, the tests, then the stages once more in a Spark Connect session
+	@$(PY) -m pytest -m "not night"
+	@CURATION_TEST_CONNECT=1 $(PY) -m pytest -m "stage and not night" --ignore tests/test_documents.py
+
+test-night: setup ## the whole line killed and resumed, on clusters, grown by new files; documents under Connect
+	@$(PY) -m pytest -m night
+	@CURATION_TEST_CONNECT=1 $(PY) -m pytest tests/test_documents.py
 
 test-fast: setup ## the loop while writing: no test that is slow
-	@$(PY) -m pytest -q -x -m "not slow and not kill"
+	@$(PY) -m pytest -q -x -m "not slow and not kill and not night"
 
 lint: setup ## ruff and mypy
 	@$(PY) -m ruff check $(SOURCES)

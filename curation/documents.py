@@ -309,10 +309,12 @@ def _read_table(spark: SparkSession, table: InputFile, columns: Columns) -> Data
 def _read_texts(spark: SparkSession, files: list[InputFile], max_bytes: int) -> list[DataFrame]:
     """One document a file; a file that is too long by its size alone isn't opened."""
     long = [file for file in files if not file.compressed and file.bytes > max_bytes]
-    short = [file for file in files if file not in set(long)]
+    empty = [file for file in files if file.bytes == 0]  # Spark makes no row of a file without a byte
+    short = [file for file in files if file not in {*long, *empty}]
     frames = []
-    if long:
-        rows = [(file.path, -1, 1, None, None, None, None, None, "too_long") for file in long]
+    if long or empty:
+        told = [(file, "too_long") for file in long] + [(file, "empty") for file in empty]
+        rows = [(file.path, -1, 1, None, None, None, None, None, reason) for file, reason in told]
         frames.append(spark.createDataFrame(rows, ROWS))
     if short:
         scan = spark.read.text([_literal_path(file.path) for file in short], wholetext=True)

@@ -82,6 +82,7 @@ def test_bad_input_exits_with_1_and_one_sentence_without_starting_spark() -> Non
     assert result.stderr.startswith("betr run: ") and "(0, 1]" in result.stderr
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_real_run_prints_json_alone_on_stdout_and_can_be_shown_and_explained(tmp_path: Path) -> None:
     from tests.test_resume import arguments

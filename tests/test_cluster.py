@@ -14,7 +14,7 @@ import pytest
 from tests.helpers import last_json, run_betr, write_house
 from tests.test_resume import arguments
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.night, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SPARK_HOME = Path(pyspark.__file__).parent
 REPOSITORY = Path(__file__).parent.parent

@@ -118,6 +118,7 @@ def test_a_new_cut_reads_scores_only(house: Path, finished: tuple[Path, dict[str
     assert [(row["name"], row["version"], row["keep"]) for row in runs] == [("default", 1, 0.25), ("default", 2, 0.1)]
 
 
+@pytest.mark.night
 def test_an_added_file_is_scored_alone_and_the_classifier_stays(
     house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
 ) -> None:
@@ -136,6 +137,7 @@ def test_an_added_file_is_scored_alone_and_the_classifier_stays(
     assert again["classifier"]["classifier_id"] != report["classifier"]["classifier_id"]
 
 
+@pytest.mark.night
 def test_other_files_order_and_partitioning_give_the_same_selection(
     finished: tuple[Path, dict[str, Any]], spark: SparkSession, tmp_path: Path
 ) -> None:
@@ -168,6 +170,7 @@ def test_other_files_order_and_partitioning_give_the_same_selection(
         ), spec.name
 
 
+@pytest.mark.night
 def test_going_back_to_an_earlier_setting_makes_it_current_again(
     house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
 ) -> None:
@@ -181,6 +184,7 @@ def test_going_back_to_an_earlier_setting_makes_it_current_again(
     assert rescored["classifier"] == finished[1]["classifier"]
 
 
+@pytest.mark.night
 def test_bad_input_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path, spark: SparkSession) -> None:
     write_house(tmp_path, documents=30)
     tables = Tables(spark, str(tmp_path / "tables"))
@@ -199,6 +203,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Pat
     assert tables.read(STAGE_RUNS).where("state = 'done'").count() == 2
 
 
+@pytest.mark.night
 def test_a_corpus_of_rejected_rows_is_refused_with_their_reasons(tmp_path: Path, spark: SparkSession) -> None:
     write_house(tmp_path, documents=30)
     shutil.rmtree(tmp_path / "documents")
@@ -207,6 +212,7 @@ def test_a_corpus_of_rejected_rows_is_refused_with_their_reasons(tmp_path: Path,
         pipeline.run(settings(tmp_path), spark=spark)
 
 
+@pytest.mark.night
 def test_an_altered_classifier_file_is_refused(
     house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
 ) -> None:
@@ -218,6 +224,7 @@ def test_an_altered_classifier_file_is_refused(
         pipeline.run(settings(finished[0], tables=str(house / "tables")), spark=spark)
 
 
+@pytest.mark.night
 def test_the_run_command_and_the_single_stages_agree(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, spark: SparkSession
 ) -> None:

@@ -16,7 +16,7 @@ from betr.tables import ALL, CLASSIFIERS, IMPORTED_FILES, STAGE_RUNS
 from curation.tables import Tables
 from tests.helpers import betr_command, last_json, rows_hash, run_betr, write_house
 
-pytestmark = [pytest.mark.slow, pytest.mark.kill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.night, pytest.mark.slow, pytest.mark.kill, pytest.mark.timeout(600)]
 
 
 def arguments(folder: Path, tables: Path) -> list[str]:
