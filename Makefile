@@ -26,7 +26,7 @@ endif
 # Only-binary: nothing here may need a compiler. pyspark comes as sources, without a line to compile.
 LOCKED := --require-hashes --only-binary :all:
 
-.PHONY: help setup fetch demo test test-fast test-night lint lock clean
+.PHONY: help setup fetch demo test test-fast lint lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,16 +70,15 @@ $(STAMPS)/project: pyproject.toml $(STAMPS)/packages
 demo: setup ## rank and cut a real corpus for six benchmarks; a second run finds everything unchanged
 	@$(PY) -m demo
 
-test: lint ## what .ci/run runs: ruff, mypy, the tests, then the stages once more in a Spark Connect session
-	@$(PY) -m pytest -m "not night"
-	@CURATION_TEST_CONNECT=1 $(PY) -m pytest -m "stage and not night" --ignore tests/test_documents.py
-
-test-night: setup ## the whole line killed and resumed, on clusters, grown by new files; documents under Connect
-	@$(PY) -m pytest -m night
-	@CURATION_TEST_CONNECT=1 $(PY) -m pytest tests/test_documents.py
+test: lint ## what .ci/run runs: ruff, mypy, the tests, beside them the stages in a Spark Connect session
+	@mkdir -p .local/logs; \
+		CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m stage --durations=30 > .local/logs/test-connect.log 2>&1 & connect=$$!; \
+		trap 'kill $$connect 2> /dev/null || true' EXIT; failed=0; \
+		$(PY) -m pytest --durations=30 || failed=1; \
+		echo "test: the stages under Spark Connect"; wait $$connect || failed=1; cat .local/logs/test-connect.log; exit $$failed
 
 test-fast: setup ## the loop while writing: no test that is slow
-	@$(PY) -m pytest -q -x -m "not slow and not kill and not night"
+	@$(PY) -m pytest -q -x -m "not slow and not kill"
 
 lint: setup ## ruff and mypy
 	@$(PY) -m ruff check $(SOURCES)

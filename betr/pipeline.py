@@ -12,6 +12,7 @@ from betr import stages
 from betr.config import RunConfig
 from betr.run import Run
 from betr.show import report, summarise
+from curation.errors import input_errors
 from curation.progress import Terminal
 from curation.session import get_session
 from curation.tables import hold
@@ -68,5 +69,5 @@ def opened(config: RunConfig, spark: SparkSession | None = None, terminal: Termi
     from curation.tables import Tables
 
     spark = spark or get_session()
-    with hold(Tables(spark, config.tables)):
+    with input_errors(), hold(Tables(spark, config.tables)):
         yield Run(config, spark, terminal or Terminal())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pyspark.sql import Row, SparkSession
 
@@ -20,7 +20,8 @@ from curation.progress import StageProgress, Terminal, clock
 from curation.session import TaskWatch
 from curation.tables import Tables
 
-DONE, RESUMED, UNCHANGED = "done", "resumed", "unchanged"
+T = TypeVar("T")
+DONE, RESUMED, UNCHANGED, STARTED = "done", "resumed", "unchanged", "started"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ class Run:
         self.warnings: list[str] = []
         self._memory: list[Row] = self.tables.read(STAGE_RUNS).orderBy("started").collect()
         self._current: dict[str, Outcome] = {}
+        self._looked_up: dict[str, Any] = {}
+
+    def once(self, what: str, look_up: Callable[[], T]) -> T:
+        """What `look_up` finds, looked up once a run: files that are listed early aren't listed again."""
+        if what not in self._looked_up:
+            self._looked_up[what] = look_up()
+        found: T = self._looked_up[what]
+        return found
 
     def all(self, stage: str) -> list[Outcome]:
         """Every finished run of a stage on this root, one a key, oldest first."""
@@ -106,21 +115,24 @@ class Run:
         return outcome
 
     @contextmanager
-    def stage(self, stage: str, key: str, *, unit: str, settings: dict[str, Any] | None = None) -> Iterator[Work]:
-        """Run a stage's body; its result is remembered when the body ends well, and only then."""
+    def stage(self, stage: str, key: str, *, unit: str, in_parts: bool = False) -> Iterator[Work]:
+        """Run a stage's body; its result is remembered when the body ends well, and only then.
+
+        in_parts: the body commits as it goes and goes on from what is there. That it started is remembered too, and a
+        later run says "resumed". The other stages are one commit: killed, they leave nothing to go on from.
+        """
         started, clock_start = datetime.now(UTC).replace(tzinfo=None), time.monotonic()
-        resumed = any(row["stage"] == stage and row["key"] == key and row["state"] == "started" for row in self._memory)
-        if not resumed:
-            self._remember(
-                stage, key, "started", started, 0.0, Work(StageProgress(self.terminal, stage, None, unit), False), {}
-            )
+        resumed = any(row["stage"] == stage and row["key"] == key and row["state"] == STARTED for row in self._memory)
+        if in_parts and not resumed:
+            nothing_yet = Work(StageProgress(self.terminal, stage, None, unit), resumed=False)
+            self._remember(stage, key, STARTED, started, 0.0, nothing_yet)
         with self.terminal.stage(stage, unit=unit) as progress:
             work = Work(progress, resumed)
             with TaskWatch(self.spark, progress.tasks):
                 yield work
         seconds = time.monotonic() - clock_start
         state = RESUMED if resumed else DONE
-        self._remember(stage, key, DONE, started, seconds, work, settings or self.config.settings(stage))
+        self._remember(stage, key, DONE, started, seconds, work)
         self._current[stage] = Outcome(stage, key, {**work.values, "rows": work.rows_out})
         self.reports.append(StageReport(stage, state, work.rows_in, work.rows_out, round(seconds, 2)))
         rate = f", {work.rows_out / seconds:,.0f} {unit}/s" if work.rows_out else ""
@@ -143,9 +155,7 @@ class Run:
         again = Row(**{**row.asDict(), "run_id": self.run_id, "started": datetime.now(UTC).replace(tzinfo=None)})
         self._append(again)
 
-    def _remember(
-        self, stage: str, key: str, state: str, started: datetime, seconds: float, work: Work, settings: dict[str, Any]
-    ) -> None:
+    def _remember(self, stage: str, key: str, state: str, started: datetime, seconds: float, work: Work) -> None:
         values = {**work.values, "rows": work.rows_out} if state == DONE else {}
         row = Row(
             stage=stage,
@@ -156,7 +166,7 @@ class Run:
             seconds=seconds,
             rows_in=work.rows_in,
             rows_out=work.rows_out,
-            settings=json.dumps(settings, sort_keys=True, default=str),
+            settings=json.dumps(self.config.settings(stage), sort_keys=True, default=str),
             outcome=json.dumps(values),
         )
         self._append(row)

@@ -53,15 +53,32 @@ BYTES_PER_TOKEN_WITHOUT_TOKENIZER = 4.0
 
 def check_inputs(run: Run) -> None:
     """Look at every input that a run names, before the first stage: paths, columns, benchmarks, templates, encoder."""
-    config = run.config
-    if config.documents:
-        reading.parse_columns(config.columns)
-        reading.list_inputs(run.spark, config.documents)
-    if config.benchmarks:
-        benchmarks.parse_sources(config.benchmarks)
-        benchmarks.parse_templates(config.template)
-    embedding.resolve_encoder(config.encoding)
+    if run.config.documents:
+        _columns(run), _inputs(run)
+    if run.config.benchmarks:
+        _sources(run), _templates(run)
+    _encoder(run)
     _classifier_folder(run)
+
+
+def _columns(run: Run) -> reading.Columns:
+    return run.once("columns", lambda: reading.parse_columns(run.config.columns))
+
+
+def _inputs(run: Run) -> list[reading.InputFile]:
+    return run.once("inputs", lambda: reading.list_inputs(run.spark, run.config.documents))
+
+
+def _sources(run: Run) -> list[benchmarks.BenchmarkSource]:
+    return run.once("sources", lambda: benchmarks.parse_sources(run.config.benchmarks))
+
+
+def _templates(run: Run) -> dict[str, str]:
+    return run.once("templates", lambda: benchmarks.parse_templates(run.config.template))
+
+
+def _encoder(run: Run) -> embedding.Encoder:
+    return run.once("encoder", lambda: embedding.resolve_encoder(run.config.encoding))
 
 
 # -- import ------------------------------------------------------------------------------------------------------------
@@ -74,8 +91,7 @@ def import_documents(run: Run) -> Outcome:
         if not imports(run):
             raise InputError(f"{tables.root} holds no documents yet: name some with --documents PATH...")
         return run.unchanged(imports(run)[-1])
-    columns = reading.parse_columns(config.columns)
-    inputs = reading.list_inputs(run.spark, config.documents)
+    columns, inputs = _columns(run), _inputs(run)
     # A file is known by its name, size and time, and by how it was read: read otherwise, it is imported again.
     prints = {each.path: reading.import_id([each], columns, max_bytes=config.max_bytes) for each in inputs}
     known = {(row["path"], row["fingerprint"]) for row in tables.read(IMPORTED_FILES).collect()}
@@ -84,23 +100,22 @@ def import_documents(run: Run) -> Outcome:
         return run.unchanged(imports(run)[-1], f"{len(inputs)} file(s) imported before")
 
     key = reading.import_id(fresh, columns, max_bytes=config.max_bytes)
-    with run.stage("import", key, unit="documents") as work, reading.named_read_errors():
+    with run.stage("import", key, unit="documents") as work:
         mine = f"chunk >= '{key}-' AND chunk < '{key}.'"
         existing = tables.read(DOCUMENTS).where(f"NOT ({mine})") if tables.exists(DOCUMENTS) else None
         rows = reading.read_rows(run.spark, fresh, columns, max_bytes=config.max_bytes)
-        for spec in (reading.IMPORT_ROWS, reading.IMPORT_VERDICTS):  # what a killed import may have left
-            tables.drop(spec)
-        tables.append(reading.IMPORT_ROWS, reading.check_rows(rows, max_bytes=config.max_bytes), keys_are_unique=True)
-        checked = tables.read(reading.IMPORT_ROWS)
-        tables.append(reading.IMPORT_VERDICTS, reading.settle(checked, existing), keys_are_unique=True)
-        verdicts = tables.read(reading.IMPORT_VERDICTS)
-        parts = reading.n_chunks(fresh, config.chunk_bytes)
-        kept, rejected, duplicates = reading.sort_out(checked, verdicts, import_id=key, n_chunks=parts)
-        tables.replace(REJECTED_DOCUMENTS, rejected, where={"import_id": key}, keys_are_unique=True)
-        tables.replace(DUPLICATE_DOCUMENTS, duplicates, where={"import_id": key}, keys_are_unique=True)
-        tables.replace(DOCUMENTS, kept, where=mine, keys_are_unique=True)
-        for spec in (reading.IMPORT_ROWS, reading.IMPORT_VERDICTS):
-            tables.drop(spec)
+        with tables.scratch(reading.IMPORT_ROWS, reading.IMPORT_VERDICTS):
+            tables.append(
+                reading.IMPORT_ROWS, reading.check_rows(rows, max_bytes=config.max_bytes), keys_are_unique=True
+            )
+            checked = tables.read(reading.IMPORT_ROWS)
+            tables.append(reading.IMPORT_VERDICTS, reading.settle(checked, existing), keys_are_unique=True)
+            verdicts = tables.read(reading.IMPORT_VERDICTS)
+            parts = reading.n_chunks(fresh, config.chunk_bytes)
+            kept, rejected, duplicates = reading.sort_out(checked, verdicts, import_id=key, n_chunks=parts)
+            tables.replace(REJECTED_DOCUMENTS, rejected, where={"import_id": key}, keys_are_unique=True)
+            tables.replace(DUPLICATE_DOCUMENTS, duplicates, where={"import_id": key}, keys_are_unique=True)
+            tables.replace(DOCUMENTS, kept, where=mine, keys_are_unique=True)
         chunks = _chunks(tables.read(DOCUMENTS).where(mine))
         reasons = _counts(tables.read(REJECTED_DOCUMENTS).where(F.col("import_id") == key), "reason")
         copies = tables.read(DUPLICATE_DOCUMENTS).where(F.col("import_id") == key).count()
@@ -148,7 +163,7 @@ def read_targets(run: Run) -> Outcome:
     config, tables = run.config, run.tables
     if not config.benchmarks:
         return run.unchanged(run.needs("targets", "targets --benchmarks PATH..."))
-    sources = benchmarks.parse_sources(config.benchmarks)
+    sources = _sources(run)
     settings = config.settings("targets")
     key = content_id(
         "targets",
@@ -161,7 +176,7 @@ def read_targets(run: Run) -> Outcome:
         asked = int(config.per_benchmark) if config.per_benchmark.isdigit() else None
         how: dict[str, Any] = {
             "seed": config.seed,
-            "templates": benchmarks.parse_templates(config.template),
+            "templates": _templates(run),
             "allow_splits": set(config.allow_test),
         }
         found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=asked, **how)
@@ -257,8 +272,9 @@ def embed(run: Run) -> Outcome:
     made_from = content_id(drawn.key, wanted.key, settings)
     if (earlier := run.before("embed", where=lambda outcome: outcome["made_from"] == made_from)) is not None:
         return run.unchanged(earlier)
-    encoder = embedding.resolve_encoder(config.encoding)
-    with run.stage("embed", content_id("embed", drawn.key, wanted.key, encoder.encoder_id), unit="texts") as work:
+    encoder = _encoder(run)
+    key = content_id("embed", drawn.key, wanted.key, encoder.encoder_id)
+    with run.stage("embed", key, unit="texts", in_parts=True) as work:
         run.terminal.line(f"  encoder {encoder.encoder_id}: {encoder.dimension} dimensions, {encoder.precision}")
         examples = targets(run, wanted).select("example_id", "text")
         examples = examples.withColumn("position", sampling.hash_fraction("example_id", config.seed))
@@ -272,8 +288,9 @@ def embed(run: Run) -> Outcome:
         work.progress.expect(sum(count for _, _, count in waves))
         profile = embedding.embedding_profile(config.gpus_per_task)
         for part, wave, count in waves:
-            work.progress.batch(count)
-            texts = part.rows_of(wave).repartition(_embedding_tasks(run, count))
+            tasks = _embedding_tasks(run, count)
+            work.progress.batch(count, tasks=tasks)
+            texts = part.rows_of(wave).repartition(tasks)
             embedded = embedding.embed(texts, id_column=part.id, encoder=encoder, kind=part.kind, profile=profile)
             encoder_id = F.lit(encoder.encoder_id).alias("encoder_id")
             tables.append(part.spec, embedded, keys=texts.select(part.id, encoder_id))
@@ -562,7 +579,7 @@ def score(run: Run) -> Outcome:
         if trained["bytes_per_token"] is None
         else scoring.BytesPerToken(trained["bytes_per_token"])
     )
-    with run.stage("score", key, unit="documents") as work:
+    with run.stage("score", key, unit="documents", in_parts=True) as work:
         mine = F.col("classifier_id") == trained.key
         done = {r["chunk"] for r in tables.read(CORPUS_SCORES).where(mine).select("chunk").distinct().collect()}
         chunks = {chunk: size for chunk, size in corpus_chunks(run).items() if chunk not in done}

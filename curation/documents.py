@@ -11,11 +11,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from functools import reduce
 from typing import BinaryIO
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +22,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from curation.errors import InputError, SchemaError
+from curation.errors import InputError, SchemaError, input_errors
 from curation.tables import TableSpec, absolute, is_local
 
 DOCUMENTS = TableSpec(
@@ -257,7 +255,7 @@ def read_rows(
     """
     inputs = list(inputs)
     _check_json_columns(spark, [file for file in inputs if file.format == "jsonl"], columns)
-    with named_read_errors():
+    with input_errors():
         lines = [file for file in inputs if file.format == "jsonl" and not file.path.endswith(".zst")]
         zst = [file.path for file in inputs if file.format == "jsonl" and file.path.endswith(".zst")]
         parquet = [file for file in inputs if file.format == "parquet"]
@@ -421,7 +419,7 @@ def _check_json_columns(spark: SparkSession, files: list[InputFile], columns: Co
         frames.append(first.groupBy(F.lit(file.path).alias("file")).agg(F.sort_array(F.collect_set("key")).alias("keys")))
     if not frames:
         return
-    with named_read_errors():
+    with input_errors():
         seen = reduce(DataFrame.unionByName, frames).collect()
     for row in sorted(seen, key=lambda row: row["file"]):
         for role, name in wanted.items():
@@ -497,26 +495,6 @@ def _open(path: str) -> BinaryIO:
     except pa.ArrowInvalid as error:
         raise InputError(f"{path}: pyarrow can't open .zst files there ({error}); copy them or use .gz") from error
     return store.open_input_stream(inside)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def named_read_errors() -> Iterator[None]:
-    """Turn Spark's report of an input that can't be read (cut short, not what its name says) into one InputError.
-
-    Reading is lazy: put it around the actions on `read_rows` too.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # py4j's own, Spark's or Connect's, by version
-        text = str(error)
-        if ours := re.search(r"curation\.errors\.InputError: (.+)", text):
-            raise InputError(ours[1].strip()) from error
-        if spark := re.search(r"(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER).*? file:? (\S+?)\.? ", text):
-            path = absolute(re.sub("^file:/+", "/", unquote(spark[1])))
-            raise InputError(f"{path} is cut short or not what its name says; fetch it again") from error
-        raise
 
 
 # -- documents, rejections, duplicates -------------------------------------------------------------------------------

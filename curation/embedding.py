@@ -407,19 +407,6 @@ def check_dimension(embeddings: DataFrame, *, encoder: Encoder, table: str) -> N
         )
 
 
-def explain_worker_error(error: BaseException) -> str | None:
-    """The sentence of an InputError that was raised in a Spark worker, dug out of what Spark made of it; else None."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, InputError):
-            return str(seen)
-        found = re.findall(r"^\s*(?:\S+: )??(?:curation|betr)\.\w*errors?\.\w+: (.+)$", str(seen), re.MULTILINE)
-        if found:
-            return str(found[-1]).strip()
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
 # -- in a worker -----------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,9 @@
 """Errors that a person can act on: one sentence with the rule, the value and the remedy."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote
 
 
 class InputError(Exception):
@@ -23,7 +26,9 @@ class TablesBusyError(InputError):
 
 
 # Raised on an executor: its sentence comes back inside Java's and Python's stacks. The last one is the cause.
-_ON_EXECUTOR = re.compile(r"^(?:curation\.errors\.)?(?:InputError|SchemaError|ValueError): (.+)$", re.MULTILINE)
+_OURS = re.compile(r"^\s*(?:\S+: )??curation\.errors\.\w+: (.+)$", re.MULTILINE)
+_VALUE_ERROR = re.compile(r"^(?:InputError|SchemaError|ValueError): (.+)$", re.MULTILINE)
+_UNREADABLE = re.compile(r"(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER).*? file:? (\S+?)\.? ")
 
 _CAUSES = (
     (
@@ -35,7 +40,6 @@ _CAUSES = (
         "Java ran out of memory; give it more with --spark spark.driver.memory=8g (executor: spark.executor.memory)",
     ),
     ("MemoryError", "a Python worker ran out of memory; use fewer cores (--master local[1]) or smaller --chunk-bytes"),
-    ("FAILED_READ_FILE", "a file vanished or can't be read"),
     ("SparkFileNotFoundException", "a file vanished while it was read"),
     ("Connection refused", "the cluster or the Connect server can't be reached"),
     ("ModuleNotFoundError", "an executor lacks this package; install the wheel there or pass it with --py-files"),
@@ -44,16 +48,49 @@ _CAUSES = (
 
 def explain(error: BaseException) -> str | None:
     """The sentence behind an error of Spark's, None for one that isn't Spark's (a bug of ours: its stack helps)."""
-    if not type(error).__module__.startswith(("pyspark", "py4j", "grpc")):
+    if (known := _known_cause(error)) is not None:
+        return known
+    if not _is_sparks(error):
+        return None
+    return f"Spark failed: {_lines(error)[0][:500]} (BETR_DEBUG=1 shows the whole stack)"
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Turn an error of Spark's whose cause is known (an executor's InputError, a broken file) into that InputError.
+
+    Spark is lazy: put it around actions.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        sentence = _known_cause(error)
+        if sentence is None:
+            raise
+        raise InputError(sentence) from error
+
+
+def _known_cause(error: BaseException) -> str | None:
+    if not _is_sparks(error):
         return None
     text = str(error)
-    sentences = _ON_EXECUTOR.findall(text)
-    if sentences:
-        return str(sentences[-1])
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    first = lines[0] if lines else type(error).__name__
+    if sentences := _OURS.findall(text) or _VALUE_ERROR.findall(text):
+        return str(sentences[-1]).strip()
+    if file := _UNREADABLE.search(text):
+        path = re.sub("^file:/+", "/", unquote(file[1]))
+        return f"{path} is cut short or not what its name says; fetch it again"
     for mark, sentence in _CAUSES:
         if mark in text:
-            where = next((line for line in lines if mark in line), first)
+            where = next(line for line in _lines(error) if mark in line)
             return f"{sentence} ({where[:300]})"
-    return f"Spark failed: {first[:500]} (BETR_DEBUG=1 shows the whole stack)"
+    return None
+
+
+def _is_sparks(error: BaseException) -> bool:
+    return type(error).__module__.startswith(("pyspark", "py4j", "grpc"))
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

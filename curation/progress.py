@@ -33,7 +33,7 @@ class StageProgress:
     def __init__(self, show: Terminal, name: str, total: int | None, unit: str) -> None:
         self._show, self.name, self.total, self.unit = show, name, total, unit
         self.done = 0
-        self._pending = 0
+        self._pending, self._working_tasks = 0, 0
         self._shown = 0.0
         self._tasks = ""
         self._start = self._last_line = time.monotonic()
@@ -44,11 +44,16 @@ class StageProgress:
         self.total, self.unit = total, unit or self.unit
         self._update(self.done)
 
-    def batch(self, rows: int) -> None:
-        """The rows of the batch that starts now: what Spark's finished tasks are a share of."""
-        self._pending = rows
+    def batch(self, rows: int, *, tasks: int = 0) -> None:
+        """The rows of the batch that starts now: what Spark's finished tasks are a share of.
+
+        tasks: of the Spark stage that does the work, where that is known: others (a shuffle before it) don't count.
+        """
+        self._pending, self._working_tasks = rows, tasks
 
     def tasks(self, finished: int, known: int) -> None:
+        if self._working_tasks and known != self._working_tasks:
+            return
         self._tasks = f"{finished}/{known} tasks" if known else ""
         if self.total is None:
             self._update(self._shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -93,7 +94,7 @@ def release(shared: Shared[Any]) -> None:
 
 
 class TaskWatch:
-    """Calls `on_progress(done, total)` with Spark's finished and known tasks while the body runs.
+    """Calls `on_progress(done, total)` with the finished and known tasks of each Spark stage while the body runs.
 
     Classic asks the status tracker twice a second from a thread; Connect has its own progress handler.
     """
@@ -119,8 +120,8 @@ class TaskWatch:
             self._thread.join(timeout=2)
 
     def _from_connect(self, stages: Any, **_: Any) -> None:
-        stages = list(stages or ())
-        self._on_progress(sum(s.num_completed_tasks for s in stages), sum(s.num_tasks for s in stages))
+        for stage in stages or ():
+            self._on_progress(stage.num_completed_tasks, stage.num_tasks)
 
     def _poll(self) -> None:
         tracker = self._spark.sparkContext.statusTracker()
@@ -129,9 +130,9 @@ class TaskWatch:
                 infos = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
             except Exception:  # the context is going down: progress is never a reason to fail
                 return
-            known = [info for info in infos if info is not None]
-            if known:
-                self._on_progress(sum(i.numCompletedTasks for i in known), sum(i.numTasks for i in known))
+            for info in infos:
+                if info is not None:
+                    self._on_progress(info.numCompletedTasks, info.numTasks)
 
 
 def cancel_jobs(spark: SparkSession) -> None:
@@ -175,6 +176,8 @@ def _build(app_name: str, master: str | None, conf: dict[str, str]) -> SparkSess
     with _java_output_aside() if not submitted else contextlib.nullcontext():
         session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
+    # A call that Ctrl-C breaks off is logged by py4j with its stack: for those who set up logging, not for the terminal.
+    logging.getLogger("py4j").addHandler(logging.NullHandler())
     if submitted:
         _refuse_other_master(session, master)
     return session

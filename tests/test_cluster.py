@@ -7,44 +7,36 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyspark
 import pytest
 
-from tests.helpers import last_json, run_betr, write_house
-from tests.test_resume import arguments
+from tests.helpers import arguments, last_json, run_betr, settings
 
-pytestmark = [pytest.mark.night, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow]
 
 SPARK_HOME = Path(pyspark.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
 CUT = ("threshold", "documents", "tokens", "kept_documents", "kept_tokens")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cluster")
-    write_house(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def on_one_machine(folder: Path) -> dict[str, object]:
-    report = last_json(run_betr(*arguments(folder, folder / "tables")))
+def cut(report: dict[str, Any]) -> dict[str, object]:
     return {name: report["selection"][name] for name in CUT}
 
 
-def without_master(given: list[str]) -> list[str]:
-    at = given.index("--master")
-    return [*given[:at], *given[at + 4 :]]  # with --spark KEY=VALUE behind it
-
-
-def test_two_executor_processes_give_the_same_selection(
-    folder: Path, on_one_machine: dict[str, object], tmp_path: Path
+def test_two_executor_processes_give_the_same_selection_and_json_alone_on_stdout(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    given = [*without_master(arguments(folder, tmp_path / "tables")), "--master", "local-cluster[2,1,1024]", "--json"]
-    report = last_json(run_betr(*given, "--spark", "spark.driver.memory=1g", "spark.executor.memory=1g"))
-    assert {name: report["selection"][name] for name in CUT} == on_one_machine
+    given = arguments(settings(finished[0], tables=str(tmp_path / "tables"), wave_rows=1000, chunk_bytes=100_000))
+    memory = ["--spark", "spark.driver.memory=1g", "spark.executor.memory=1g"]
+    result = run_betr(*given, "--master", "local-cluster[2,1,1024]", *memory)
+    report = last_json(result)
+    assert cut(report) == cut(finished[1])
+    assert result.stdout.count("\n") == 1
+    assert "Traceback" not in result.stderr and "WARN" not in result.stderr
+    assert "select" in result.stderr and "kept" in result.stderr
+    assert set(report) == set(finished[1])
 
 
 @pytest.fixture
@@ -81,7 +73,7 @@ def master(tmp_path: Path) -> Iterator[str]:
 
 
 def test_spark_submit_on_a_standalone_cluster_gives_the_same_selection(
-    folder: Path, on_one_machine: dict[str, object], master: str, tmp_path: Path
+    finished: tuple[Path, dict[str, Any]], master: str, tmp_path: Path
 ) -> None:
     submit = [
         str(SPARK_HOME / "bin" / "spark-submit"), "--master", master, "--driver-memory", "1g", "--executor-memory", "800m",
@@ -90,10 +82,9 @@ def test_spark_submit_on_a_standalone_cluster_gives_the_same_selection(
     ]  # fmt: skip
     env = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable,
            "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(SPARK_HOME)}  # fmt: skip
-    given = without_master(arguments(folder, tmp_path / "tables"))[1:]
+    given = arguments(settings(finished[0], tables=str(tmp_path / "tables"), wave_rows=1000, chunk_bytes=100_000))[1:]
     result = subprocess.run(
-        [*submit, *given, "--json"], env=env, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path
+        [*submit, *given], env=env, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path
     )
-    report = last_json(result)
-    assert {name: report["selection"][name] for name in CUT} == on_one_machine
+    assert cut(last_json(result)) == cut(finished[1])
     assert (tmp_path / "tables" / "corpus_scores" / "_delta_log").is_dir()

@@ -23,12 +23,11 @@ from curation.documents import (
     import_id,
     list_inputs,
     n_chunks,
-    named_read_errors,
     parse_columns,
     read_rows,
     to_documents,
 )
-from curation.errors import InputError, SchemaError
+from curation.errors import InputError, SchemaError, input_errors
 
 pytestmark = pytest.mark.stage
 
@@ -566,13 +565,13 @@ def test_a_damaged_file_is_named(spark: SparkSession, tmp_path: Path, ending: st
     path = tmp_path / f"a b.jsonl.{ending}"
     write(path, [{"text": f"{n} {sha(str(n))}"} for n in range(5000)])
     path.write_bytes(path.read_bytes()[:-2000] if damage == "cut" else b"plain text, not packed")
-    with pytest.raises(InputError, match=rf"^{path} is (cut short|no intact)"), named_read_errors():
+    with pytest.raises(InputError, match=rf"^{path} is (cut short|no intact)"), input_errors():
         imported(spark, [str(path)])
 
 
 def test_a_damaged_parquet_file_is_named(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing")
-    with pytest.raises(InputError, match=r"a\.parquet is cut short"), named_read_errors():
+    with pytest.raises(InputError, match=r"a\.parquet is cut short"), input_errors():
         imported(spark, [str(tmp_path / "a.parquet")])
 
 

@@ -25,10 +25,9 @@ from curation.embedding import (
     embed,
     embed_batches,
     embedding_profile,
-    explain_worker_error,
     resolve_encoder,
 )
-from curation.errors import InputError, MissingExtraError, SchemaError
+from curation.errors import InputError, MissingExtraError, SchemaError, explain
 
 WORDS = ["the", "moon", "turns", "round", "earth", "a", "cell", "divides", "water", "boils", "and", "light", "bends"]
 CONFIG = "config_sentence_transformers.json"
@@ -425,7 +424,7 @@ def test_a_worker_names_the_row_without_text(spark: SparkSession) -> None:
     encoder = resolve_encoder(EncoderConfig("hashing:16"))
     with pytest.raises(Exception) as caught:
         embed(frame(spark, ["a", None]), id_column="doc_id", encoder=encoder, kind="document").collect()
-    assert explain_worker_error(caught.value) == "embedding: doc_id d001 has no text (null); leave such rows out"
+    assert explain(caught.value) == "embedding: doc_id d001 has no text (null); leave such rows out"
 
 
 @pytest.mark.stage
@@ -440,16 +439,9 @@ def test_an_embedding_that_is_not_finite_names_its_row(spark: SparkSession, copy
     with pytest.raises(Exception) as caught:
         embed(frame(spark, ["a moon", "the moon"]).coalesce(1), id_column="doc_id", encoder=encoder,
               kind="document").collect()
-    said = explain_worker_error(caught.value)
+    said = explain(caught.value)
     assert said is not None
     assert said.startswith("embedding: doc_id d001 has no finite embedding (1 such among 2 texts)")
-
-
-def test_an_error_of_another_kind_is_not_explained() -> None:
-    assert explain_worker_error(ValueError("ValueError: something else")) is None
-    error = RuntimeError("wrapped")
-    error.__cause__ = InputError("the sentence")
-    assert explain_worker_error(error) == "the sentence"
 
 
 @pytest.mark.stage

@@ -9,7 +9,6 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from betr import pipeline
-from betr.config import RunConfig
 from betr.tables import (
     CORPUS_SAMPLE,
     CORPUS_SCORES,
@@ -22,43 +21,15 @@ from betr.tables import (
 )
 from curation.errors import InputError
 from curation.tables import Tables
-from tests.helpers import made_up_documents, rows_hash, write_house, write_lines
+from tests.helpers import demo_documents, rows_hash, settings, write_house, write_lines
 
 pytestmark = [pytest.mark.slow]
 
 STAGES = ["import", "targets", "sample", "embed", "rank", "train", "score", "select"]
 
 
-def settings(folder: Path, **changed: Any) -> RunConfig:
-    base: dict[str, Any] = {
-        "tables": str(folder / "tables"),
-        "documents": (str(folder / "documents"),),
-        "benchmarks": tuple(sorted(map(str, (folder / "benchmarks").glob("*")))),
-        "encoder": "hashing:256",
-        "sample": "0.5",
-        "per_benchmark": "3",
-        "keep": 0.25,
-        "chunk_bytes": 30_000,
-        "wave_rows": 100,
-        "dim": 8,
-        "buckets": 5_000,
-        "min_count": 1,
-        "epochs": 100,
-        "learning_rate": 0.5,
-    }
-    return RunConfig(**{**base, **changed})
-
-
 def states(report: dict[str, Any]) -> dict[str, str]:
     return {stage["stage"]: stage["state"] for stage in report["stages"]}
-
-
-@pytest.fixture(scope="module")
-def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A house with one finished run; tests that change it work on a copy."""
-    folder = tmp_path_factory.mktemp("house")
-    write_house(folder)
-    return folder, pipeline.run(settings(folder), spark=spark)
 
 
 @pytest.fixture
@@ -92,13 +63,13 @@ def test_a_first_run_does_every_stage_and_reports_it(
 
 
 @pytest.mark.stage
-def test_the_selection_is_about_the_benchmarks(finished: tuple[Path, dict[str, Any]], spark: SparkSession) -> None:
+def test_the_selection_leans_towards_what_the_benchmarks_ask(finished: tuple[Path, dict[str, Any]], spark: SparkSession) -> None:
     tables = Tables(spark, str(finished[0] / "tables"))
-    kept = (
-        tables.read(SELECTIONS).join(tables.read(DOCUMENTS), "doc_id").select(F.col("metadata")["topic"].alias("topic"))
-    )
-    topics = {row["topic"]: row["count"] for row in kept.groupBy("topic").count().collect()}
-    assert topics.get("chemistry", 0) + topics.get("sailing", 0) >= 0.9 * sum(topics.values())
+    domain = F.col("metadata")["domain"].alias("domain")
+    kept = tables.read(SELECTIONS).join(tables.read(DOCUMENTS), "doc_id").groupBy(domain).count().collect()
+    domains = {row["domain"]: row["count"] for row in kept}
+    # Half of the corpus; the stand-in for an encoder only knows words, or it would be far more.
+    assert domains["encyclopedia"] > 0.55 * sum(domains.values())
 
 
 def test_a_second_run_writes_no_row(house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession) -> None:
@@ -118,11 +89,10 @@ def test_a_new_cut_reads_scores_only(house: Path, finished: tuple[Path, dict[str
     assert [(row["name"], row["version"], row["keep"]) for row in runs] == [("default", 1, 0.25), ("default", 2, 0.1)]
 
 
-@pytest.mark.night
 def test_an_added_file_is_scored_alone_and_the_classifier_stays(
     house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
 ) -> None:
-    more = write_lines(house / "more.jsonl", [*made_up_documents(40, seed=1), *made_up_documents(5, seed=0)])
+    more = write_lines(house / "more.jsonl", [*demo_documents(600, 640), *({**row, "id": f"copy-{row['id']}"} for row in demo_documents(0, 5))])
     config = settings(finished[0], tables=str(house / "tables"), documents=(str(finished[0] / "documents"), str(more)))
     report = pipeline.run(config, spark=spark)
     assert states(report) == {**dict.fromkeys(STAGES, "unchanged"), "import": "done", "score": "done", "select": "done"}
@@ -137,11 +107,10 @@ def test_an_added_file_is_scored_alone_and_the_classifier_stays(
     assert again["classifier"]["classifier_id"] != report["classifier"]["classifier_id"]
 
 
-@pytest.mark.night
-def test_other_files_order_and_partitioning_give_the_same_selection(
+def test_single_stages_on_files_in_another_order_and_partitioning_give_the_same_selection(
     finished: tuple[Path, dict[str, Any]], spark: SparkSession, tmp_path: Path
 ) -> None:
-    rows = made_up_documents(600)[::-1]
+    rows = demo_documents(0, 600)[::-1]
     for i in range(3):
         write_lines(tmp_path / "documents" / f"{i}.jsonl.gz", rows[i::3])
     shutil.copytree(finished[0] / "benchmarks", tmp_path / "benchmarks")
@@ -149,7 +118,9 @@ def test_other_files_order_and_partitioning_give_the_same_selection(
     spark.conf.set("spark.sql.shuffle.partitions", "5")
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "37")
     try:
-        report = pipeline.run(settings(tmp_path, chunk_bytes=10**9, wave_rows=41), spark=spark)
+        config = settings(tmp_path, chunk_bytes=10**9, wave_rows=151)
+        for stage in STAGES:
+            report = pipeline.run_stage(stage, config, spark=spark)
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", parts or "2")
         spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
@@ -170,7 +141,6 @@ def test_other_files_order_and_partitioning_give_the_same_selection(
         ), spec.name
 
 
-@pytest.mark.night
 def test_going_back_to_an_earlier_setting_makes_it_current_again(
     house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
 ) -> None:
@@ -184,14 +154,13 @@ def test_going_back_to_an_earlier_setting_makes_it_current_again(
     assert rescored["classifier"] == finished[1]["classifier"]
 
 
-@pytest.mark.night
 def test_bad_input_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path, spark: SparkSession) -> None:
-    write_house(tmp_path, documents=30)
+    write_house(tmp_path, 30)
     tables = Tables(spark, str(tmp_path / "tables"))
     for change, message in [
         ({"documents": (str(tmp_path / "nowhere"),)}, "nowhere does not exist"),
         ({"documents": ()}, "holds no documents yet: name some with --documents"),
-        ({"columns": "text=body"}, r"no column 'body'; it has \['id', 'license', 'source', 'text', 'topic'\]"),
+        ({"columns": "text=body"}, r"no column 'body'; it has \['domain', 'id', 'license', 'source', 'text'\]"),
     ]:
         with pytest.raises(InputError, match=message):
             pipeline.run(settings(tmp_path, **change), spark=spark)  # type: ignore[arg-type]
@@ -203,16 +172,14 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Pat
     assert tables.read(STAGE_RUNS).where("state = 'done'").count() == 2
 
 
-@pytest.mark.night
 def test_a_corpus_of_rejected_rows_is_refused_with_their_reasons(tmp_path: Path, spark: SparkSession) -> None:
-    write_house(tmp_path, documents=30)
+    write_house(tmp_path, 30)
     shutil.rmtree(tmp_path / "documents")
     write_lines(tmp_path / "documents" / "a.jsonl", [{"text": " "}, {"text": ""}])
     with pytest.raises(InputError, match="not one document is left of 2 rows; rejected: 2 empty"):
         pipeline.run(settings(tmp_path), spark=spark)
 
 
-@pytest.mark.night
 def test_an_altered_classifier_file_is_refused(
     house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
 ) -> None:
@@ -222,13 +189,3 @@ def test_an_altered_classifier_file_is_refused(
     file.write_bytes(bytes(data))
     with pytest.raises(InputError, match="cut short or altered: its sha256 is"):
         pipeline.run(settings(finished[0], tables=str(house / "tables")), spark=spark)
-
-
-@pytest.mark.night
-def test_the_run_command_and_the_single_stages_agree(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path, spark: SparkSession
-) -> None:
-    config = settings(finished[0], tables=str(tmp_path / "tables"))
-    for stage in STAGES:
-        report = pipeline.run_stage(stage, config, spark=spark)
-    assert report["selection"] == finished[1]["selection"]

@@ -1,7 +1,6 @@
-"""The driver killed with SIGKILL in a stage and started again: the same tables as an undisturbed run."""
+"""A run stopped with Ctrl-C, then killed with SIGKILL in one stage after the other: the tables of an undisturbed run."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -12,100 +11,74 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from betr.tables import ALL, CLASSIFIERS, IMPORTED_FILES, STAGE_RUNS
+from betr.tables import ALL, CLASSIFIERS, IMPORTED_FILES, SELECTION_RUNS, STAGE_RUNS
 from curation.tables import Tables
-from tests.helpers import betr_command, last_json, rows_hash, run_betr, write_house
+from tests.helpers import arguments, betr_command, last_json, rows_hash, run_betr, settings
 
-pytestmark = [pytest.mark.night, pytest.mark.slow, pytest.mark.kill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.kill]
 
-
-def arguments(folder: Path, tables: Path) -> list[str]:
-    return [
-        "run", "--documents", str(folder / "documents"), "--benchmarks", *sorted(map(str, (folder / "benchmarks").glob("*"))),
-        "--tables", str(tables), "--encoder", "hashing:32", "--sample", "0.5", "--per-benchmark", "3", "--keep", "0.25",
-        "--chunk-bytes", "25000", "--wave-rows", "60", "--dim", "8", "--buckets", "5000", "--min-count", "1", "--epochs", "3",
-        "--learning-rate", "0.3", "--master", "local[2]", "--spark", "spark.driver.memory=1g", "--json",
-    ]  # fmt: skip
+ON_THIS_MACHINE = ["--master", "local[2]", "--spark", "spark.driver.memory=1g"]
 
 
 def commits(table: Path) -> int:
     return len(list((table / "_delta_log").glob("*.json")))
 
 
-def files(table: Path) -> int:
-    return len(list(table.rglob("*.parquet")))
-
-
-# What is seen on the disk when the stage is in its midst.
-MOMENTS: dict[str, Callable[[Path], bool]] = {
-    "embed": lambda root: commits(root / "sample_embeddings") >= 2,
-    "score": lambda root: commits(root / "corpus_scores") >= 2,
-    "select": lambda root: files(root / "selections") >= 1 and commits(root / "selections") == 0,
-}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    write_house(folder)
-    return folder, last_json(run_betr(*arguments(folder, folder / "tables")))
-
-
-def kill_when(moment: Callable[[Path], bool], folder: Path, tables: Path) -> None:
-    """Start a run and kill its driver with SIGKILL as soon as `moment` holds."""
-    process = subprocess.Popen(
-        betr_command(*arguments(folder, tables)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+def interrupt_when(moment: Callable[[], bool], how: signal.Signals, command: list[str]) -> tuple[int, str, str]:
+    """Start a run and send its driver `how` as soon as `moment` holds on the disk: its exit code, stdout and stderr."""
+    with subprocess.Popen(
+        betr_command(*command),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         cwd=Path(__file__).parent.parent,
-    )
-    deadline = time.monotonic() + 240
-    while not moment(tables):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "the moment never came"
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    ) as process:
+        deadline = time.monotonic() + 400
+        while not moment():
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                pytest.fail(f"the moment never came: {process.communicate()[1][-3000:]}")
+            time.sleep(0.002)
+        os.kill(process.pid, how)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
 
 
-@pytest.mark.parametrize("stage", MOMENTS)
-def test_a_run_killed_in_a_stage_ends_with_the_same_tables(
-    stage: str, undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, spark: SparkSession
+def test_a_run_stopped_and_killed_in_every_long_stage_ends_with_the_tables_of_an_undisturbed_one(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, spark: SparkSession
 ) -> None:
-    folder, expected = undisturbed
+    folder, expected = finished
     root = tmp_path / "tables"
-    kill_when(MOMENTS[stage], folder, root)
-    report = last_json(run_betr(*arguments(folder, root)))
+    command = [*arguments(settings(folder, tables=str(root))), *ON_THIS_MACHINE]
+
+    code, out, err = interrupt_when(lambda: commits(root / "sample_embeddings") >= 1, signal.SIGINT, command)
+    assert code == 130, err
+    assert out == "" and "Traceback" not in err
+    assert "the same `betr run` again goes on from there" in err
+
+    code, _, err = interrupt_when(lambda: commits(root / "sample_embeddings") >= 3, signal.SIGKILL, command)
+    assert code == -signal.SIGKILL
+    assert "import   unchanged" in err and "sample   unchanged" in err
+
+    code, _, err = interrupt_when(lambda: commits(root / "corpus_scores") >= 2, signal.SIGKILL, command)
+    assert code == -signal.SIGKILL
+    assert "embed    resumed" in err and "train    done" in err
+
+    def writing_a_selection() -> bool:
+        return commits(root / "selections") == 0 and any((root / "selections").rglob("*.parquet"))
+
+    code, _, err = interrupt_when(writing_a_selection, signal.SIGKILL, command)
+    assert code == -signal.SIGKILL
+    assert "train    unchanged" in err and "score    resumed" in err
+
+    report = last_json(run_betr(*command))
     states = {each["stage"]: each["state"] for each in report["stages"]}
-    before = list(states)[: list(states).index(stage)]
-    assert states == {**dict.fromkeys(states, "done"), **dict.fromkeys(before, "unchanged"), stage: "resumed"}
+    assert states == {**dict.fromkeys(states, "unchanged"), "select": "done"}
     assert report["selection"] == expected["selection"]
     assert report["classifier"] == expected["classifier"]
     ours, theirs = Tables(spark, str(root)), Tables(spark, str(folder / "tables"))
     for spec in ALL:
         if spec is not STAGE_RUNS:
             assert rows_hash(ours, spec) == rows_hash(theirs, spec), spec.name
-    assert ours.read(CLASSIFIERS).count() == ours.read(IMPORTED_FILES).count() == 1
-
-
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    folder, expected = undisturbed
-    root = tmp_path / "tables"
-    process = subprocess.Popen(
-        betr_command(*arguments(folder, root)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-    )
-    while not commits(root / "sample_embeddings") >= 1:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert out == ""
-    assert "the same `betr run` again goes on from there" in err
-    assert "Traceback" not in err
-    assert last_json(run_betr(*arguments(folder, root)))["selection"] == expected["selection"]
-    shutil.rmtree(root)
+    for spec in (CLASSIFIERS, IMPORTED_FILES, SELECTION_RUNS):
+        assert ours.read(spec).count() == 1

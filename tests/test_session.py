@@ -84,10 +84,13 @@ def test_plain_lines_where_it_is_no_terminal(monkeypatch: pytest.MonkeyPatch) ->
         stage.tasks(1, 2)
         stage.advance(4)
         stage.tasks(2, 2)  # no batch is under way: nothing to add
+        stage.batch(6, tasks=3)
+        stage.tasks(2, 2)  # a shuffle's: the work has three
+        stage.tasks(2, 3)
         stage.advance(6)
     lines = out.getvalue().splitlines()
     assert [re.match(r"embed    (\d+)/10 texts  (\d+)%  .*/s  .*", line).groups() for line in lines] == [  # type: ignore[union-attr]
-        ("2", "20"), ("4", "40"), ("10", "100"),
+        ("2", "20"), ("4", "40"), ("8", "80"), ("10", "100"),
     ]  # fmt: skip
     assert [clock(s) for s in (0.4, 59, 61, 3599, 3600, 11_045)] == ["0s", "59s", "1m01s", "59m59s", "1h00m", "3h04m"]
 

@@ -1,6 +1,7 @@
 """Tables: written idempotently by key, checked before a row is written, each commit with its lineage."""
 
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -120,10 +121,11 @@ def test_a_root_that_is_a_file_is_refused(spark: SparkSession, tmp_path: Path) -
 
 
 def test_tables_in_a_schema_work_as_those_in_a_folder(spark: SparkSession) -> None:
-    spark.sql("DROP SCHEMA IF EXISTS spark_catalog.curation_test CASCADE")
-    spark.sql("CREATE SCHEMA spark_catalog.curation_test")
+    schema = f"spark_catalog.curation_test_{os.getpid()}"  # another run of the tests may go on beside this one
+    spark.sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    spark.sql(f"CREATE SCHEMA {schema}")
     try:
-        tables = Tables(spark, "spark_catalog.curation_test", run_id="r")
+        tables = Tables(spark, schema, run_id="r")
         assert tables.is_catalog and not tables.exists(THINGS)
         tables.insert(THINGS, things(spark, ("a", "x", 1.0)))
         tables.append(THINGS, things(spark, ("b", "y", 1.0)))
@@ -135,7 +137,7 @@ def test_tables_in_a_schema_work_as_those_in_a_folder(spark: SparkSession) -> No
         with hold(tables, lease_seconds=60):  # given back: the next run may come
             pass
     finally:
-        spark.sql("DROP SCHEMA spark_catalog.curation_test CASCADE")
+        spark.sql(f"DROP SCHEMA {schema} CASCADE")
 
 
 def _hold_until(
