@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING
@@ -17,7 +16,7 @@ from betr import pipeline, show
 from betr.config import RunConfig, options
 from curation.errors import InputError, explain
 from curation.progress import Terminal
-from curation.session import cancel_jobs, get_session
+from curation.session import cancel_jobs, get_session, interrupts_raise
 
 STAGE_COMMANDS = {
     "import": "read documents into the table `documents`",
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     command = arguments.command
     chosen = arguments[command]
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts_raise()
     try:
         result = _run(command, chosen, terminal)
     except InputError as error:
@@ -143,6 +142,7 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
         conf[key] = value
     config = _config(arguments)
     spark = get_session(master=arguments.master, conf=conf)
+    interrupts_raise()
     if command == "run":
         return pipeline.run(config, spark=spark, terminal=terminal)
     if command == "explain":
@@ -159,10 +159,6 @@ def _stop_spark() -> None:
     if spark is not None:
         with contextlib.suppress(Exception):
             cancel_jobs(spark)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

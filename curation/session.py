@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -135,6 +136,19 @@ class TaskWatch:
                     self._on_progress(info.numCompletedTasks, info.numTasks)
 
 
+def interrupts_raise() -> None:
+    """For a command line, before and after it starts a session: Ctrl-C and SIGTERM raise KeyboardInterrupt, no more.
+
+    pyspark's own handler calls the JVM from inside the call that was broken off, and py4j logs both with their stacks
+    through the root logger, which prints where nobody has set up logging.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(logging.NullHandler())
+
+
 def cancel_jobs(spark: SparkSession) -> None:
     """Stop whatever the session is computing (Ctrl-C)."""
     if is_connect(spark):
@@ -176,8 +190,6 @@ def _build(app_name: str, master: str | None, conf: dict[str, str]) -> SparkSess
     with _java_output_aside() if not submitted else contextlib.nullcontext():
         session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
-    # A call that Ctrl-C breaks off is logged by py4j with its stack: for those who set up logging, not for the terminal.
-    logging.getLogger("py4j").addHandler(logging.NullHandler())
     if submitted:
         _refuse_other_master(session, master)
     return session

