@@ -67,7 +67,7 @@ def sample_by_hash(ids: Sequence[str], size: int, *, seed: int = 0) -> Indices:
 
 
 def resampled_counts(rows: int, replicates: int, *, seed: int) -> Indices:
-    """How often each row is drawn in each bootstrap replicate: shape (replicates, rows), every replicate sums to rows."""
+    """How often each row is drawn in each bootstrap replicate: shape (replicates, rows), each sums to rows."""
     stream = np.arange(replicates * rows, dtype=np.uint64) + np.uint64(hash64("bootstrap", seed, rows))
     chosen = (mix(stream) % np.uint64(max(1, rows))).astype(np.int64).reshape(replicates, rows)
     flat = chosen + np.arange(replicates, dtype=np.int64)[:, None] * rows

@@ -74,9 +74,9 @@ class Field:
         if self.check not in CHECKS:
             raise InputError(f"{where}: check must be one of {', '.join(CHECKS)}; got {self.check!r}")
         if (self.check == "choice") != bool(self.choices):
-            raise InputError(f"{where}: choices come with `check: choice` and with it alone; add the one or drop the other")
+            raise InputError(f"{where}: choices come with `check: choice` only; add the one or drop the other")
         if len({c.casefold() for c in self.choices}) < len(self.choices) or not all(c.strip() for c in self.choices):
-            raise InputError(f"{where}: choices must differ in more than letter case and not be empty; got {self.choices}")
+            raise InputError(f"{where}: choices must differ in more than letter case, none empty; got {self.choices}")
         if self.pattern is not None:
             try:
                 re.compile(self.pattern)
@@ -216,16 +216,16 @@ class Task:
             for other in markers:
                 if one != other and other.startswith(one):
                     raise InputError(
-                        f"{where}: the marker {one!r} is the beginning of the marker {other!r}; make them differ earlier"
+                        f"{where}: the marker {one!r} is the beginning of the marker {other!r}; rename one"
                     )
             if one in self.opening or one in self.closing or self.opening in one or self.closing in one:
-                raise InputError(f"{where}: the field marker {one!r} and an item's marker hold each other; make them differ")
+                raise InputError(f"{where}: the field marker {one!r} and an item's marker hold each other; rename one")
         if all(f.optional for f in self.fields):
             raise InputError(f"{where}: every field is optional, so nothing would be an item; make one required")
         if self.shots < 1:
             raise InputError(f"{where}: shots must be at least 1; got {self.shots}")
         if sorted(dict(self.samplings)) != sorted(STAGES):
-            raise InputError(f"{where}: sampling must be given for {', '.join(STAGES)}; got {list(dict(self.samplings))}")
+            raise InputError(f"{where}: sampling must name {', '.join(STAGES)}; got {list(dict(self.samplings))}")
         self._check_label()
         self._check_seed_reading()
 
@@ -353,10 +353,11 @@ class Task:
     ) -> tuple[Message, ...]:
         """The baseline without a base model: write one more item, in the voice of a persona where one is given."""
         self._check_wanted(label)
+        voice = f"Imagine that you are {persona}. Draw on what such a person knows, meets and cares about."
         parts = [
             self.description,
             *self._examples(shots),
-            *([f"Imagine that you are {persona}. Draw on what such a person knows, meets and cares about."] if persona else []),
+            *([voice] if persona else []),
             "Write one more that is unlike the examples in its subject." if shots else "Write one.",
             *self._keep_label(label),
             self._format_request(),
@@ -384,7 +385,9 @@ class Task:
             return
         choices = () if self.label is None else tuple(known for known, _ in self.label.balance)
         if label not in choices:
-            raise InputError(f"task {self.name}: {label!r} is no label of its balance; it has {', '.join(choices) or 'none'}")
+            raise InputError(
+                f"task {self.name}: {label!r} is no label in its balance; there are {', '.join(choices) or 'none'}"
+            )
 
     # -- parsing -------------------------------------------------------------------------------------------------------
 
@@ -400,7 +403,9 @@ class Task:
             return Parsed(reason=FAILED, detail="the generator gave no text")
         if finish_reason == "refusal":
             return Parsed(reason=REFUSED, detail=text.strip()[:200])
-        text = self.opened(label) + "\n" + text.replace("\r\n", "\n") if label is not None else text.replace("\r\n", "\n")
+        text = text.replace("\r\n", "\n")
+        if label is not None:
+            text = f"{self.opened(label)}\n{text}"
         if self.closing not in text and finish_reason == "length":
             return Parsed(reason=TRUNCATED, detail=f"it reached the longest length without {self.closing}")
         body = text.split(self.closing, 1)[0]
@@ -454,7 +459,7 @@ class Task:
     # -- labels --------------------------------------------------------------------------------------------------------
 
     def wanted_labels(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> list[str | None]:
-        """The label that each item by its number (0, 1, ...) should have: every cycle of items meets the balance exactly.
+        """The label that each item by its number (0, 1, ...) should have; each cycle meets the balance exactly.
 
         A cycle is as long as the shares' common denominator. None for each where the task has no label.
         """
@@ -522,8 +527,7 @@ def read_seeds(task: Task, rows: Iterable[Mapping[str, Any]]) -> Seeds:
         if seed_id in found:
             rejected.append(RejectedSeed(number, "duplicate", f"the same as seed {seed_id}"))
             continue
-        own = next((str(row[key]) for key in ("example_id", "seed_id", "id", "native_id") if row.get(key) is not None), None)
-        stated = next((str(row[key]) for key in ("license", "licence") if row.get(key)), None)
+        own, stated = _first(row, ("example_id", "seed_id", "id", "native_id")), _first(row, ("license", "licence"))
         found[seed_id] = Seed(seed_id, parsed.fields, task.label_of(parsed.fields), own, stated)
     if not found:
         if not rejected:
@@ -540,7 +544,7 @@ def check_seeds(task: Task, seeds: Seeds, *, shots: int | None = None) -> None:
     """InputError where the pool can't give every draft its shots: too few seeds, or too few of a wanted label."""
     shots = task.shots if shots is None else shots
     if len(seeds) < shots:
-        raise InputError(f"task {task.name} shows {shots} examples a prompt, but there are {len(seeds)} seeds; give more seeds")
+        raise InputError(f"task {task.name} shows {shots} examples a prompt; there are {len(seeds)} seeds. Give more")
     if task.label is None or task.label.shots != "same":
         return
     there = Counter(seed.label for seed in seeds.seeds)
@@ -567,8 +571,8 @@ def draw_shots(
     """For each item the positions in `seeds.seeds` of its shots, in their order: shape (items, shots).
 
     By hash of (run seed, rotation, item, attempt), without replacement: batch, order and partition change no row. Items
-    with one id and attempt share their shots (pass the id of a group of items to share a prefix among them). labels: the
-    wanted ones; where the task says `shots: same`, an item's shots come from the seeds of its label. rotation: another
+    with one id and attempt share their shots (a group's id in place of the item's shares a prefix). labels: what is
+    wanted; where the task says `shots: same`, an item's shots come from the seeds of its label. rotation: another
     number gives other shots in another order (collapse control).
     """
     shots = task.shots if shots is None else shots
@@ -576,7 +580,8 @@ def draw_shots(
     tries = [0] * len(item_ids) if attempts is None else [int(a) for a in attempts]
     keys = np.fromiter(
         (hash64("shots", run_seed, rotation, item, attempt) for item, attempt in zip(item_ids, tries, strict=True)),
-        np.uint64, len(item_ids),
+        np.uint64,
+        len(item_ids),
     )
     if labels is None or task.label is None or task.label.shots != "same":
         return draw_distinct(keys, len(seeds), shots)
@@ -586,9 +591,15 @@ def draw_shots(
         mine = wanted == label
         pool = np.arange(len(seeds)) if label is None else np.flatnonzero(seeds.labels == label)
         if len(pool) < shots:
-            raise InputError(f"task {task.name}: {shots} shots of the label {label!r} are asked for; there are {len(pool)} seeds")
+            raise InputError(
+                f"task {task.name}: {shots} shots are to be {label!r}, but {len(pool)} seeds are; give more"
+            )
         drawn[mine] = pool[draw_distinct(keys[mine], len(pool), shots)]
     return drawn
+
+
+def _first(row: Mapping[str, Any], keys: Iterable[str]) -> str | None:
+    return next((str(row[key]) for key in keys if row.get(key) not in (None, "")), None)
 
 
 def _plain(value: Any) -> str:
@@ -612,8 +623,11 @@ def _shares(balance: Iterable[tuple[str, Fraction]]) -> str:
 
 def shipped_tasks() -> list[str]:
     """Names of the tasks that come with the package."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in resources.files("bare").joinpath("shipped").iterdir()
-                  if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in resources.files("bare").joinpath("shipped").iterdir()
+        if entry.name.endswith(".yaml")
+    )
 
 
 def load_task(name_or_path: str) -> Task:
@@ -640,8 +654,23 @@ def parse_task(text: str, *, where: str = "task") -> Task:
         data = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
-    reader = _Reader(data, where, ("name", "description", "opening", "closing", "fields", "label", "refine", "judge",
-                                   "shots", "sampling", "seeds"))
+    reader = _Reader(
+        data,
+        where,
+        (
+            "name",
+            "description",
+            "opening",
+            "closing",
+            "fields",
+            "label",
+            "refine",
+            "judge",
+            "shots",
+            "sampling",
+            "seeds",
+        ),
+    )
     fields = tuple(_read_field(item, f"{where}: field {n}") for n, item in enumerate(reader.items("fields"), start=1))
     seeds = _Reader(reader.get("seeds", {}), f"{where}: seeds", ("patterns", "drop"))
     patterns = [_Reader(p, f"{where}: seeds.patterns", ("column", "pattern")) for p in seeds.items("patterns", ())]
@@ -692,7 +721,7 @@ def _read_label(item: Any, fields: tuple[Field, ...], where: str) -> Label | Non
     if balance == "equal":
         shares = {choice: Fraction(1, len(choices)) for choice in choices}
     elif isinstance(balance, Mapping):
-        shares = {_text(label, f"{where}.balance"): _share(share, f"{where}.balance") for label, share in balance.items()}
+        shares = {_text(label, where): _share(share, where) for label, share in balance.items()}
     else:
         raise InputError(f"{where}: balance must be `equal` or a share for each label; got {balance!r}")
     return Label(name, tuple(shares.items()), reader.text("shots", "same"))
@@ -778,7 +807,7 @@ class _Reader:
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        hint = "; YAML reads yes, no, on and off as truth values: put quotes around them" if isinstance(value, bool) else ""
+        hint = "; YAML reads yes, no, on and off as truth: put quotes around them" if isinstance(value, bool) else ""
         raise InputError(f"{where} must be a text; got {value!r}{hint}")
     return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections import Counter
+from collections.abc import Mapping
 from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
@@ -56,7 +57,7 @@ def changed(**changes: object) -> str:
     return yaml.safe_dump({key: value for key, value in data.items() if value is not None}, sort_keys=False)
 
 
-def with_fields(*fields: dict[str, object]) -> str:
+def with_fields(*fields: Mapping[str, object]) -> str:
     return changed(fields=list(fields), label=None)
 
 
@@ -168,7 +169,7 @@ def test_rows_with_the_same_shots_share_their_prompt_up_to_the_label() -> None:
     prefix = TASK.draft_prefix([ONE, TWO])
     assert TASK.draft_prompt([ONE, TWO]) == prefix
     assert TASK.draft_prompt([ONE, TWO], "times") == prefix + "\nKind: times"
-    with pytest.raises(InputError, match="'power' is no label of its balance; it has plus, minus, times"):
+    with pytest.raises(InputError, match="'power' is no label in its balance; there are plus, minus, times"):
         TASK.draft_prompt([ONE], "power")
 
 
@@ -450,7 +451,7 @@ def test_shots_of_a_wanted_label_have_that_label() -> None:
 
 
 def test_fewer_seeds_than_shots_are_refused() -> None:
-    with pytest.raises(InputError, match="shows 2 examples a prompt, but there are 1 seeds; give more seeds"):
+    with pytest.raises(InputError, match=r"shows 2 examples a prompt; there are 1 seeds\. Give more"):
         draw_shots(TASK, pool(1), ["a"], run_seed=0)
 
 

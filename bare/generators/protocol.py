@@ -69,7 +69,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """A row out: text is None where finish_reason is `error`; a count that the model's server doesn't tell is None."""
+    """A row out: text is None where finish_reason is `error`; a count that the model's server doesn't tell is None.
+
+    seconds: from the row's first attempt to its end, waits between attempts included.
+    """
 
     id: str
     text: str | None
@@ -87,7 +90,7 @@ class Completion:
             )
         failed = self.finish_reason == "error"
         if failed != (self.error is not None) or failed != (self.text is None):
-            raise InputError(f"completion {self.id}: finish_reason error comes with an error and no text, others with text")
+            raise InputError(f"completion {self.id}: only finish_reason error has an error, and it has no text")
 
 
 class Generator(Protocol):
