@@ -110,7 +110,8 @@ class CollapseConfig:
             raise InputError(f"--rounds must be at least 1; got {self.rounds!r}")
         if not self.step > 0 or self.coldest < 0 or self.hottest < 0:
             raise InputError(
-                f"collapse: step must be above 0, temperatures 0 or more; got {self.step}, {self.coldest}, {self.hottest}"
+                "collapse: step must be above 0, hottest and coldest 0 or more; "
+                f"got {self.step}, {self.hottest}, {self.coldest}"
             )
         names = [m.name for m in self.monitors]
         if len(set(names)) < len(names) or not names:
@@ -237,8 +238,8 @@ def decide(
 ) -> Decision:
     """One action for the last of `rounds`, by its breaches and by what was tried since the last quiet round.
 
-    Diversity lost: first other shots, then drafting hotter a step a round while quality holds. Quality or theme lost: the
-    refiner colder a step a round. Where nothing is left to try, halt. past: a decision for each earlier round.
+    Diversity lost: first other shots, then drafting hotter a step a round while quality holds. Quality or theme lost:
+    the refiner colder a step a round. Where nothing is left to try, halt. past: a decision for each earlier round.
     """
     if not rounds:
         raise InputError("collapse: there is no round to decide on; measure one first")

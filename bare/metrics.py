@@ -196,10 +196,13 @@ def vendi(vectors: npt.ArrayLike, *, seed: int = 0, name: str = "vendi") -> Meas
 def distinct(texts: Sequence[str], n: int, *, seed: int = 0) -> Measure:
     """Different n-grams of words as a share of all n-grams (texts shorter than n words have none)."""
     grams, owners = Words.of(texts).ngrams(n, whole_if_shorter=False)
+    codes = np.unique(grams, return_inverse=True)[1]
 
     def share(rows: Indices) -> float | None:
-        mine = grams[np.isin(owners, rows)]
-        return len(np.unique(mine)) / len(mine) if len(mine) else None
+        inside = np.zeros(len(texts), bool)
+        inside[rows] = True
+        mine = codes[inside[owners]]
+        return np.count_nonzero(np.bincount(mine)) / len(mine) if len(mine) else None
 
     return _of_set(f"distinct_{n}", share, len(texts), seed, (0.0, 1.0))
 
@@ -257,19 +260,18 @@ class _Counted:
             matches = np.bincount(owner, np.minimum(count, elsewhere), minlength=len(rows))
             total = np.maximum(lengths - n + 1, 1)
             logs += np.log(np.where(matches > 0, matches, _SMALLEST) / total) / 4
-        ordered = np.sort(lengths)
-        penalty = np.array([_brevity(length, ordered) for length in lengths])
-        return float(np.where(lengths > 0, penalty * np.exp(logs), 0.0).mean())
+        return float(np.where(lengths > 0, _brevity(lengths) * np.exp(logs), 0.0).mean())
 
 
-def _brevity(length: float, ordered: Floats) -> float:
-    """The penalty of a text by the nearest length among the others; `ordered` holds its own too."""
-    left, right = np.searchsorted(ordered, length, "left"), np.searchsorted(ordered, length, "right")
-    if right - left > 1:
-        return 1.0  # another text is as long
-    near = [ordered[k] for k in (left - 1, right) if 0 <= k < len(ordered)]
-    reference = min(near, key=lambda other: (abs(other - length), other))
-    return 1.0 if length >= reference or length == 0 else float(np.exp(1 - reference / length))
+def _brevity(lengths: Floats) -> Floats:
+    """Each text's penalty, by the length nearest to its own among the others (of two, the shorter)."""
+    ordered = np.sort(lengths)
+    left, right = np.searchsorted(ordered, lengths, "left"), np.searchsorted(ordered, lengths, "right")
+    below = np.where(left > 0, ordered[np.maximum(left - 1, 0)], -np.inf)
+    above = np.where(right < len(ordered), ordered[np.minimum(right, len(ordered) - 1)], np.inf)
+    reference = np.where(lengths - below <= above - lengths, below, above)
+    reference = np.where(right - left > 1, lengths, reference)  # another text is as long
+    return np.exp(np.minimum(0.0, 1 - reference / np.maximum(lengths, 1)))
 
 
 def compression_ratio(texts: Sequence[str]) -> float | None:

@@ -333,10 +333,13 @@ class Task:
     ) -> tuple[Message, ...]:
         """One user turn (not every chat template knows a system turn): improve the draft, answer in the format alone.
 
-        draft_text: a completion as it came, parsed or not; what follows its closing marker is left out.
+        draft_text: a completion as it came, parsed or not; what follows its closing marker is left out, and
+        the label's line that the prompt wrote (`opened`) put back in front.
         """
         self._check_wanted(label)
-        draft = self._inside(draft_text)
+        draft, written = self._inside(draft_text), self.opened(label).strip()
+        if written and not draft.startswith(self.fields[0].marker):
+            draft = f"{written}\n{draft}"
         parts = [
             self.description,
             *self._examples(shots),

@@ -64,31 +64,32 @@ class VerdictConfig:
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
-_WORK = (
-    r"(?:assist|help|comply|fulfil?l|complete|provide|give|generate|create|write|produce|rewrite|refine|improve|revise|"
-    r"edit|answer|respond|discuss|engage|continue|offer|share|do|support|process|carry out|work on|proceed)"
-)
 _UNABLE = (
     r"(?:can(?:no|')?t|can not|couldn't|won't|will not|(?:must|have to|need to)? ?decline to|"
-    r"(?:am|'m) ?(?:not able|unable|not allowed|not permitted) to)"
+    r"(?:am|'m) ?(?:not able|unable|not allowed|not permitted) to)(?: be able to)?"
 )
-_OBJECT = (
-    r"(?:that|this|it|your|the|any|such|you|with|in|to|on|for|a|an|"
-    r"(?:\w+ ){0,2}(?:content|material|text|requests?|instructions?|information|advice|questions?|examples?|posts?))\b"
-)
-_MAKE = r"(?:fulfil?l|complete|generate|create|provide|produce|rewrite|process)"
-_ASKED = r"(?:that|this|your|any|such|the|content|explicit)\b"
 _AI = r"(?:ai|artificial intelligence|large language model|language model)\b"
 _APOLOGY = (
     r"(?:(?:i am|i'm|we're) (?:very |so |really |truly )?(?:sorry|afraid)|sorry|(?:i|we|my) apolog\w+|unfortunately)\b"
 )
-# An apology alone, or an inability alone, is how people talk: a refusal says what it won't do, and to whom.
+_HELP = r"(?:assist|help|comply|proceed)(?: you)? (?:with|in)\b"
+_MAKE = r"(?:fulfil?l|complete|generate|create|provide|produce|write|rewrite|refine|improve|process)"
+_TALK = r"(?:answer|discuss|continue|share|support|respond to|engage (?:in|with)|give|offer)"
+_ASKED = r"(?:that|this|your|any|such|the requested|explicit)\b"
+_MATTER = (
+    r"(?:content|material|text|requests?|instructions?|information|advice|questions?|examples?|prompts?|topics?|"
+    r"conversations?)\b"
+)
+# What a refusal won't do, and to what. An apology alone, or an inability alone, is how people talk.
+_REFUSED = (
+    rf"(?:{_HELP}|{_MAKE} (?:{_ASKED}|(?:\w+ ){{0,2}}{_MATTER})|{_TALK} (?:that|this|your|such) (?:\w+ )?{_MATTER})"
+)
 _REFUSAL = re.compile(
     r"\W*(?:"
     # I'm sorry, but I can't help with that. / I apologize, but I am unable to create this content.
-    rf"{_APOLOGY}[^.!?\n]{{0,40}}?\b(?:i|we) ?{_UNABLE}(?: be able to)? {_WORK}\b(?: (?:you|me))? ?{_OBJECT}"
-    # I cannot assist with that request. / I can't help you with this. / I won't generate such content.
-    rf"|i ?{_UNABLE} (?:assist|comply|help)(?: you)? (?:with|in)\b"
+    rf"{_APOLOGY}[^.!?\n]{{0,40}}?\b(?:i|we) ?{_UNABLE} {_REFUSED}"
+    # I cannot assist with that request. / I won't generate such content.
+    rf"|i ?{_UNABLE} {_HELP}"
     rf"|i ?{_UNABLE} {_MAKE} {_ASKED}"
     # As an AI language model, I ... / I'm just an AI.
     rf"|as an? {_AI}[^.\n]{{0,40}}?,? i\b"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bare.generators.openai import OpenAIGenerator
@@ -137,6 +137,7 @@ def test_an_answer_ends_at_its_stop_text_or_its_length(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20))
+@settings(deadline=None)
 def test_an_answer_depends_on_its_own_seed_alone(seeds: list[int]) -> None:
     generator = ScriptedGenerator.from_data(["one ${seed}", "two ${number:3-5} ${pick:a|b}"])
     rows = [Prompt(str(n), seed, "draft") for n, seed in enumerate(seeds)]
@@ -496,6 +497,7 @@ def test_a_secret_scope_that_fails_is_one_error_that_repeats_nothing(server: Ser
 
 
 @given(st.text(max_size=5), st.integers(0, 2**63 - 1), st.integers(1, 40))
+@settings(deadline=None)
 def test_backoff_is_the_rows_own_and_bounded(name: str, seed: int, attempt: int) -> None:
     generator = OpenAIGenerator("small", "http://host.example", backoff=0.5, longest_backoff=30)
     row = Prompt(name, seed, "x")
@@ -511,9 +513,9 @@ def test_settings_are_checked_at_birth() -> None:
         ({"timeout": 0}, "timeout must be above 0"), ({"retries": -1}, "retries must be 0 or more"),
         ({"base_url": "ftp://host"}, "must be http://host"),
     ]  # fmt: skip
-    for settings, message in wrong:
+    for setting, message in wrong:
         with pytest.raises(InputError, match=message):
-            OpenAIGenerator(**{"model": "small", "base_url": "http://host", **settings})
+            OpenAIGenerator(**{"model": "small", "base_url": "http://host", **setting})
 
 
 def test_an_empty_batch_asks_nothing(server: Server) -> None:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -80,6 +80,7 @@ def test_an_answer_that_did_not_end_is_an_abstention() -> None:
 
 
 @given(st.text(st.sampled_from("1234567890 .:\nAanswer()/of#*"), max_size=20))
+@settings(deadline=None)
 def test_what_is_read_stands_there_as_a_number_of_its_own(text: str) -> None:
     answer = parse_answer(text)
     numbers = set(re.findall(r"\d+", text))
@@ -99,6 +100,7 @@ def test_the_rate_leaves_abstentions_out_and_counts_them() -> None:
 
 
 @given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+@settings(deadline=None)
 def test_wilsons_interval_is_scipys(case: tuple[int, int]) -> None:
     expected = binomtest(*case).proportion_ci(0.95, "wilson")
     low, high = wilson(*case)

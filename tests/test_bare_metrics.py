@@ -128,7 +128,7 @@ def bleu_by_loops(texts: Sequence[str]) -> float:
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=8).map(" ".join), min_size=4, max_size=7))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_self_bleu_is_that_of_all_pairs(texts: list[str]) -> None:
     assert metrics.self_bleu(texts).value == pytest.approx(bleu_by_loops(texts), abs=1e-12)
 

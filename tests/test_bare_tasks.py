@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bare.draws import draw_distinct, half_samples, mix, resampled_counts, row_seed, sample_by_hash
+from bare.personas import persona_of
 from bare.tasks import (
     Parsed,
     Seeds,
@@ -188,6 +189,11 @@ def test_refining_shows_the_draft_without_what_leaked_behind_it() -> None:
     assert message.content.endswith("[sum]\nKind: ...\nQ: ...\nHint: ... (may be left out)\nA: ...\n[/sum]")
 
 
+def test_refining_shows_the_label_that_the_drafts_prompt_wrote() -> None:
+    (message,) = TASK.refine_messages("\nQ: 1+1?\nA: 3\n", label="plus")
+    assert "[sum]\nKind: plus\nQ: 1+1?\nA: 3\n[/sum]" in message.content
+
+
 def test_instruct_baseline_takes_shots_label_and_persona() -> None:
     plain, voiced = TASK.instruct_messages([ONE])[0].content, TASK.instruct_messages([ONE], persona="a nurse")[0].content
     assert TASK.render(ONE) in plain and "nurse" not in plain
@@ -264,6 +270,7 @@ def is_plain(value: str) -> bool:
 
 
 @given(Values.filter(is_plain), st.one_of(st.none(), Values.filter(is_plain)), Values.filter(is_plain), st.text(max_size=20))
+@settings(deadline=None)
 def test_what_is_rendered_is_parsed_back_whatever_follows(first: str, middle: str | None, last: str, leak: str) -> None:
     fields = {"first": first, "middle": middle, "last": last}
     there = {name: value.replace("\r\n", "\n").strip() for name, value in fields.items() if value is not None}
@@ -275,6 +282,7 @@ Pieces = st.sampled_from(["[sum]", "[/sum]", "First:", "Middle:", "Last:", "\n",
 
 
 @given(st.lists(Pieces, max_size=14).map("".join), st.sampled_from(["stop", "length", "refusal", "error"]))
+@settings(deadline=None)
 def test_any_text_gives_fields_or_a_reason_never_both_and_never_an_exception(text: str, finish: str) -> None:
     parsed = FREE.parse(text, finish)
     assert (parsed.fields is None) != (parsed.reason is None)
@@ -286,6 +294,7 @@ def test_any_text_gives_fields_or_a_reason_never_both_and_never_an_exception(tex
 
 
 @given(st.lists(Pieces, max_size=14).map("".join))
+@settings(deadline=None)
 def test_the_parser_agrees_with_a_line_by_line_reader(text: str) -> None:
     """The reference reads one character after another what `parse` finds by regular expressions."""
     assert FREE.parse(text).fields == read_line_by_line(text)
@@ -507,3 +516,10 @@ def test_shipped_prompts_name_every_field_and_no_markdown() -> None:
         assert re.search(r"\w\.$", task.description) and "\n" not in task.description
         assert all(f.marker.endswith(":") for f in task.fields)
         assert isinstance(task, Task) and task.judge.endswith("?")
+
+
+def test_personas_are_the_items_own_and_many() -> None:
+    personas = [persona_of(f"i{i}", run_seed=0) for i in range(500)]
+    assert persona_of("i7", run_seed=0) == personas[7] and len(set(personas)) > 450
+    assert sum(persona_of(f"i{i}", run_seed=1) == personas[i] for i in range(500)) < 10
+    assert all(re.fullmatch(r"an? [a-z ]+ (in|on|by|near) [a-z ]+ who [a-z ]+", p) for p in personas)

@@ -53,7 +53,7 @@ Texts = st.lists(st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=9).map
 
 
 @given(Texts, Texts, st.integers(1, 4), st.sampled_from(["containment", "jaccard"]))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_best_overlap_is_that_of_all_pairs(rows: list[str], others: list[str], n: int, measure: str) -> None:
     index = GramIndex()
     index.add(Grams.of(others[:3], n))
@@ -105,7 +105,7 @@ def shares_a_run(row: str, tests: Sequence[str], shortest: int, longest: int) ->
 
 
 @given(Texts, Texts)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_test_overlap_is_that_of_all_pairs(rows: list[str], tests: list[str]) -> None:
     found = TestIndex.of(tests, shortest=3, longest=5).shared_run(rows)
     assert [run is not None for run in found] == [shares_a_run(row, tests, 3, 5) for row in rows]
@@ -133,6 +133,7 @@ def test_a_test_question_in_a_longer_text_is_found_and_named() -> None:
         "Unfortunately, I'm not able to write that for you.",
         "I cannot fulfill your request.",
         "I can't assist you with that.",
+        "I'm sorry, but I can't continue this conversation.",
         "As an AI language model, I do not have opinions.",
         "As an AI, I can't have a body.",
         "I am a large language model, trained to be safe.",
@@ -160,6 +161,10 @@ def test_a_refusal_is_seen(text: str) -> None:
         "Question: Ann says: I'm sorry, but I can't help with that. How many words does she say?",
         "As an airline pilot, I see this often.",
         "As an example, I took two cards from the deck.",
+        "Unfortunately, I can't give an exact figure.",
+        "Sorry, I can't provide a reference off hand.",
+        "I'm afraid I can't answer for everybody here.",
+        "I won't write to them again.",
         "I am an AIDS researcher and want to ask about this drug.",
     ],
 )
