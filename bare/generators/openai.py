@@ -84,8 +84,8 @@ class OpenAIGenerator:
     def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """One completion a prompt, in their order; a row whose attempts are spent is a row with an error.
 
-        InputError: the key is refused, model or address are unknown, or nothing could be reached for any row. Where the
-        server goes down halfway, the rows that are done are returned and the others have the error.
+        InputError: the key is refused, model or address are unknown, the server can't be reached; and no row is done.
+        Where that happens halfway, the rows that are done are returned and the others have the error.
         """
         batch = _Batch(self, self._secret())
         with ThreadPoolExecutor(max_workers=min(self.concurrency, max(1, len(prompts)))) as pool:
@@ -94,10 +94,8 @@ class OpenAIGenerator:
             except BaseException:  # Ctrl-C: what waits between attempts stops waiting
                 batch.stopped.set()
                 raise
-        if batch.fatal is not None:
+        if batch.fatal is not None and all(c.finish_reason == "error" for c in completions):
             raise InputError(batch.fatal)
-        if batch.down is not None and all(c.finish_reason == "error" for c in completions):
-            raise InputError(batch.down)
         return completions
 
     def _secret(self) -> str | None:
@@ -138,10 +136,9 @@ class OpenAIGenerator:
         return {**asked, **dict(self.extra)}
 
     def wait_before(self, prompt: Prompt, attempt: int, after: float | None) -> float:
-        """Seconds before attempt 1, 2, ...: full jitter by hash of the row, never less than the server asked for."""
+        """Seconds before attempt 1, 2, ...: full jitter by hash of the row, on top of what the server asked for."""
         jitter = hash64("backoff", prompt.id, prompt.seed, attempt) / 2**64
-        wait = jitter * min(self.longest_backoff, self.backoff * 2.0 ** (attempt - 1))
-        return max(wait, after or 0.0)
+        return (after or 0.0) + jitter * min(self.longest_backoff, self.backoff * 2.0 ** (attempt - 1))
 
 
 class _Batch:
@@ -150,8 +147,7 @@ class _Batch:
     def __init__(self, generator: OpenAIGenerator, secret: str | None) -> None:
         self.generator, self.secret = generator, secret
         self.stopped = threading.Event()
-        self.fatal: str | None = None  # no row can survive it
-        self.down: str | None = None  # the server can't be reached any more
+        self.fatal: str | None = None  # what no further row can survive
         self.lock = threading.Lock()
         self.not_before = 0.0  # a server that asked one row to wait means all of them
         self.opener = urllib.request.build_opener(_NoRedirect)
@@ -191,15 +187,17 @@ class _Batch:
     def _spent(self, what: str, unreachable: bool) -> NoReturn:
         tried = f"{self.generator.retries + 1} attempts"
         if unreachable:
-            self.down = self._clean(
-                f"{self._server()} can't be reached after {tried} ({what}); start it, or check the address and go on"
-            )
-            self.stopped.set()
+            self._stop(f"{self._server()} can't be reached after {tried} ({what}); start it, or check the address")
         raise _RowFailed(f"{self._server()} failed in {tried}; the last one: {what}")
+
+    def _stop(self, why: str) -> None:
+        """No row is sent any more; those that wait fail with the reason."""
+        self.fatal = self._clean(why)
+        self.stopped.set()
 
     def _pause(self, seconds: float) -> None:
         if self.stopped.wait(seconds):
-            raise _RowFailed(self.fatal or self.down or "the batch was stopped")
+            raise _RowFailed(self.fatal or "the batch was stopped")
 
     def _server(self) -> str:
         return f"the server {self.generator.base_url}"
@@ -232,8 +230,10 @@ class _Batch:
     def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
         """Retry, fail the row, or stop the batch, by the status."""
         with error:
-            said, kind = _message(error)
-        said = self._clean(f"HTTP {error.code}" + (f": {said}" if said else ""))
+            words, kind = _message(error)
+        # The key is taken out before the text is cut, or half of it might stay.
+        words = " ".join(self._clean(words).split())[:200]
+        said = f"HTTP {error.code}" + (f": {words}" if words else "")
         if error.code in RETRIED or error.code >= 500:
             raise _Transient(said, after=_retry_after(error.headers.get("Retry-After"))) from None
         if kind == "content_filter":
@@ -248,8 +248,7 @@ class _Batch:
             # Not followed: the key would go along to wherever it points.
             fatal[error.code] = f"sends requests elsewhere ({said}); give the address that answers"
         if error.code in fatal:
-            self.fatal = f"{self._server()} {fatal[error.code]}"
-            self.stopped.set()
+            self._stop(f"{self._server()} {fatal[error.code]}")
         raise _RowFailed(said) from None
 
 
@@ -297,7 +296,7 @@ def _count(value: Any) -> int | None:
 
 
 def _message(error: urllib.error.HTTPError) -> tuple[str, str | None]:
-    """What the server says of an error, in short, and its code."""
+    """What the server says of an error, and its code."""
     try:
         text = error.read(1 << 16).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
@@ -305,11 +304,11 @@ def _message(error: urllib.error.HTTPError) -> tuple[str, str | None]:
     try:
         said = json.loads(text)
     except (ValueError, RecursionError):
-        return " ".join(text.split())[:200], None
+        return text, None
     inner = said.get("error", said.get("message", said)) if isinstance(said, dict) else said
     code = inner.get("code") if isinstance(inner, dict) else None
     words = inner.get("message", inner) if isinstance(inner, dict) else inner
-    return " ".join(str(words).split())[:200], code if isinstance(code, str) else None
+    return str(words), code if isinstance(code, str) else None
 
 
 def _retry_after(header: str | None) -> float | None:
