@@ -148,9 +148,10 @@ def check_rows(
     """Everything about a row that other rows have no say in; one row out for each in, in their order.
 
     rows: row_id, text, finish_reason, and label (the one that was wanted, or the draft's; may be absent or null).
-    vectors: unit vectors of the rows' items where they are embedded already. drafts: the rows are a base model's own,
-    whose label the prompt may have written (`Task.opened`). Out: COLUMNS, where fields and item (the
-    text that is compared and embedded) are null for what doesn't parse, and reason is null for what passes.
+    vectors: of the rows' items where they are embedded already (NaN or zeros for no item); else give them to
+    `reject_copies`. drafts: the rows are a base model's own, whose label the prompt may have written (`Task.opened`).
+    Out: COLUMNS, where fields and item (the text that is compared and embedded) are null for what doesn't parse, and
+    reason is null for what passes.
     """
     config = config or VerdictConfig()
     labels = rows["label"] if "label" in rows else pd.Series([None] * len(rows))
@@ -172,10 +173,6 @@ def check_rows(
         passed = np.flatnonzero(out["reason"].isna())
     items = out["item"].iloc[passed].tolist()
     by_grams = seeds.grams.best(Grams.of(items, config.ngram), measure=config.measure)
-    by_vector: Best | None = None
-    mine = _vectors(vectors, len(rows), "rows")
-    if mine is not None and seeds.vectors is not None:
-        by_vector = nearest(mine[passed], seeds.vectors)
     for k, position in enumerate(passed.tolist()):
         same = seeds.exact.get(normalised(items[k]))
         if same is not None:
@@ -183,10 +180,22 @@ def check_rows(
         elif by_grams.share[k] >= config.overlap:
             _reject(out, position, COPY_OF_SEED, _shared_runs(by_grams.share[k], config),
                     seeds.ids[by_grams.other[k]], NGRAMS, by_grams.share[k])  # fmt: skip
-        elif by_vector is not None and by_vector.share[k] >= config.cosine:
-            _reject(out, position, COPY_OF_SEED, f"cosine {by_vector.share[k]:.3f}",
-                    seeds.ids[by_vector.other[k]], EMBEDDING, by_vector.share[k])  # fmt: skip
+    _reject_near_seeds(out, _vectors(vectors, len(rows), "rows"), seeds, config)
     return out
+
+
+def _reject_near_seeds(
+    out: pd.DataFrame, vectors: npt.NDArray[np.float64] | None, seeds: SeedIndex | None, config: VerdictConfig
+) -> None:
+    """What passed so far, against the seeds by embedding, where both have vectors."""
+    if vectors is None or seeds is None or seeds.vectors is None:
+        return
+    passed = np.flatnonzero(out["reason"].isna())
+    best = nearest(vectors[passed], seeds.vectors)
+    for k, position in enumerate(passed.tolist()):
+        share = float(best.share[k])
+        if share >= config.cosine:
+            _reject(out, position, COPY_OF_SEED, f"cosine {share:.3f}", seeds.ids[best.other[k]], EMBEDDING, share)
 
 
 def _by_itself(task: Task, parsed: Parsed, text: str | None, label: str | None) -> dict[str, Any]:
@@ -211,7 +220,7 @@ def _reject(
 ) -> None:  # fmt: skip
     columns = ["reason", "detail", "matched_id", "matched_by", "overlap"]
     for column, value in zip(columns, (reason, detail, matched_id, matched_by, overlap), strict=True):
-        out.iat[position, COLUMNS.index(column)] = value
+        out.at[position, column] = value
 
 
 def _shared_runs(share: float, config: VerdictConfig) -> str:
@@ -225,7 +234,9 @@ def _vectors(vectors: npt.ArrayLike | None, rows: int, whose: str) -> npt.NDArra
     array = np.asarray(vectors, np.float64)
     if array.ndim != 2 or len(array) != rows:
         raise InputError(f"verdicts: {rows} {whose} need as many vectors, a row each; got shape {array.shape}")
-    return array
+    array = np.nan_to_num(array, nan=0.0)  # what has no item has no vector, and is near to nothing
+    norms = np.linalg.norm(array, axis=1, keepdims=True)
+    return np.divide(array, norms, out=np.zeros_like(array), where=norms > 0)
 
 
 # -- copies among the rows ---------------------------------------------------------------------------------------------
@@ -250,7 +261,7 @@ def find_copies(
 ) -> Copies:
     """Row by row in ascending `order`: a row is kept unless it copies one that is kept already.
 
-    order: distinct keys. vectors: unit vectors, for copies by embedding. accepted: rows of earlier waves, which stay.
+    order: distinct keys. vectors: for copies by embedding. accepted: rows of earlier waves, which stay.
     Of the kept rows that it copies a row names the one by the strongest sign (same words, runs of words, embedding),
     among these the one it shares most with, of equals the first. Blocks of rows against all kept: time grows with rows
     times kept rows, memory with the kept rows alone.
@@ -336,21 +347,27 @@ def reject_copies(
     checked: pd.DataFrame,
     *,
     config: VerdictConfig | None = None,
+    seeds: SeedIndex | None = None,
     accepted: pd.DataFrame | None = None,
     vectors: npt.ArrayLike | None = None,
     accepted_vectors: npt.ArrayLike | None = None,
 ) -> pd.DataFrame:
     """`check_rows`' rows with copies of rows rejected: of one another, and of `accepted` ones (row_id, item).
 
-    vectors, accepted_vectors: unit vectors of all rows in `checked` and in `accepted`, in their order, or neither.
+    checked: COLUMNS, in any order, among others. seeds: with vectors, for copies of seeds by embedding first. vectors,
+    accepted_vectors: of all rows in `checked` and in `accepted`, in their order, or neither.
     """
     config = config or VerdictConfig()
-    out = checked.copy().reset_index(drop=True)
+    out = checked.reset_index(drop=True)
+    texts = ["reason", "detail", "matched_id", "matched_by"]  # all null, they may come back from a table as numbers
+    out = out.assign(**{column: out[column].astype(object) for column in texts}, overlap=out["overlap"].astype(float))
+    mine = _vectors(vectors, len(out), "rows")
+    _reject_near_seeds(out, mine, seeds, config)
     passed = np.flatnonzero(out["reason"].isna())
     before = 0 if accepted is None else len(accepted)
     ids = ([] if accepted is None else accepted["row_id"].tolist()) + out["row_id"].iloc[passed].tolist()
     items = ([] if accepted is None else accepted["item"].tolist()) + out["item"].iloc[passed].tolist()
-    mine, theirs = _vectors(vectors, len(out), "rows"), _vectors(accepted_vectors, before, "accepted rows")
+    theirs = _vectors(accepted_vectors, before, "accepted rows")
     both = None if mine is None else mine[passed]
     if mine is not None and before:
         if theirs is None:

@@ -253,9 +253,11 @@ def test_a_copy_of_a_seed_is_seen_by_its_embedding_last() -> None:
     vectors = np.eye(2)
     seeds = SeedIndex.of(TASK, SEEDS, CONFIG, vectors=vectors)
     rows = rows_of(item("quite another wording of the same"), item("something else altogether here"))
-    out = check_rows(rows, task=TASK, seeds=seeds, config=CONFIG, vectors=[[0.1, 0.995], [0.7, 0.7]])
+    out = check_rows(rows, task=TASK, seeds=seeds, config=CONFIG, vectors=[[0.2, 1.99], [np.nan, np.nan]])
     assert out["reason"].tolist() == ["copy_of_seed", None] and out["matched_by"][0] == "embedding"
     assert out["matched_id"][0] == SEEDS.seeds[1].seed_id
+    later = reject_copies(check_rows(rows, task=TASK, seeds=seeds, config=CONFIG), seeds=seeds, vectors=[[0.2, 1.99], [1.0, 1.0]])
+    pd.testing.assert_frame_equal(later, out)  # embedded before or after, a copy of a seed is one
     with pytest.raises(InputError, match="2 rows need as many vectors"):
         check_rows(rows, task=TASK, seeds=seeds, vectors=[[1.0, 0.0]])
 
@@ -356,6 +358,8 @@ def test_rejected_rows_have_no_copies_and_accepted_ones_stay() -> None:
     accepted = pd.DataFrame({"row_id": ["z9"], "item": [f"indeed {same}"]})
     later = reject_copies(checked, config=CONFIG, accepted=accepted)
     assert later["reason"].tolist() == ["check_failed", "copy_of_row", "copy_of_row", None]
+    stored = checked.iloc[:, ::-1].assign(matched_id=np.nan, matched_by=np.nan, overlap=None, wave=1)  # as a table may give it
+    pd.testing.assert_frame_equal(reject_copies(stored, config=CONFIG, accepted=accepted)[list(verdicts.COLUMNS)].fillna("-"), later.fillna("-"))
     assert later["matched_id"].tolist()[1:3] == ["z9", "z9"] and later["matched_by"][1] == "ngrams"
     assert checked["reason"].tolist() == ["check_failed", None, None, None]  # the caller's frame is as it was
     with pytest.raises(InputError, match="give both or neither"):
