@@ -1,0 +1,1 @@
+"""BARE: a base model drafts for breadth, an instruct model refines for quality; each row keeps origin and verdict."""
