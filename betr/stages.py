@@ -113,6 +113,9 @@ def import_documents(run: Run) -> Outcome:
             verdicts = tables.read(reading.IMPORT_VERDICTS)
             parts = reading.n_chunks(fresh, config.chunk_bytes)
             kept, rejected, duplicates = reading.sort_out(checked, verdicts, import_id=key, n_chunks=parts)
+            if {each.path for each in fresh} & {path for path, _ in known}:  # files that were touched or changed since
+                rejected = _unless_recorded(run, REJECTED_DOCUMENTS, rejected, ["file", "row", "reason"], key)
+                duplicates = _unless_recorded(run, DUPLICATE_DOCUMENTS, duplicates, ["file", "row", "doc_id"], key)
             tables.replace(REJECTED_DOCUMENTS, rejected, where={"import_id": key}, keys_are_unique=True)
             tables.replace(DUPLICATE_DOCUMENTS, duplicates, where={"import_id": key}, keys_are_unique=True)
             tables.replace(DOCUMENTS, kept, where=mine, keys_are_unique=True)
@@ -135,14 +138,20 @@ def import_documents(run: Run) -> Outcome:
     return run.needs("import")
 
 
+def _unless_recorded(run: Run, spec: TableSpec, rows: DataFrame, columns: list[str], import_id: str) -> DataFrame:
+    """Rows that no other import put aside before: a file that is read again isn't counted twice."""
+    there = run.tables.read(spec).where(F.col("import_id") != import_id).select(*columns)
+    return rows.join(there, columns, "left_anti")
+
+
 def imports(run: Run) -> list[Outcome]:
     """Every finished import, oldest first: together they are the corpus."""
     return run.all("import")
 
 
 def corpus_key(run: Run) -> str:
-    """What names the corpus as it is now."""
-    return content_id("corpus", sorted(outcome.key for outcome in imports(run)))
+    """What names the corpus as it is now: the imports that brought documents."""
+    return content_id("corpus", sorted(outcome.key for outcome in imports(run) if outcome["chunks"]))
 
 
 def corpus_chunks(run: Run) -> dict[str, tuple[int, int]]:
