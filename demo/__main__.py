@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 from rich.console import Console
@@ -62,7 +63,13 @@ def run_pipeline(prepared: Prepared, tables: Path, terminal: Terminal) -> None:
     spark = _session()
     done = pipeline.run(config, spark=spark, terminal=terminal)
     run = Run(config, spark, terminal)
+    # Finding them embeds ten texts: a second `make demo` shows what the first found for the same selection.
+    seen = summary.remembered(tables / "closing", done["selection"]["selection_id"], lambda: closing(run, done))
+    summary.render(**seen, console=Console(width=_width()))
 
+
+def closing(run: Run, done: dict[str, Any]) -> summary.Closing:
+    """The rows of the two closing tables, from the tables of a finished run."""
     documents = run.tables.read(DOCUMENTS)
     scores = run.tables.read(CORPUS_SCORES).where(f"classifier_id = '{done['classifier']['classifier_id']}'")
     selection = run.tables.read(SELECTIONS).where(f"selection_id = '{done['selection']['selection_id']}'")
@@ -70,14 +77,14 @@ def run_pipeline(prepared: Prepared, tables: Path, terminal: Terminal) -> None:
     top = summary.highest(documents, scores).collect()
 
     # The ten needn't be in the sample, so they are embedded here; the examples' embeddings are there.
-    embedded = run.needs("embed")
-    _, example_embeddings = stages.embeddings(run, embedded)
-    texts = spark.createDataFrame([(row["doc_id"], row["text"]) for row in top], "doc_id string, text string")
-    encoder = embedding.resolve_encoder(config.encoding)
+    _, example_embeddings = stages.embeddings(run, run.needs("embed"))
+    texts = run.spark.createDataFrame([(row["doc_id"], row["text"]) for row in top], "doc_id string, text string")
+    encoder = embedding.resolve_encoder(run.config.encoding)
     embeddings = embedding.embed(texts.coalesce(1), id_column="doc_id", encoder=encoder, kind="document")
-    nearest = nearest_examples(embeddings, share(spark, collect_examples(example_embeddings)))
+    nearest = nearest_examples(embeddings, share(run.spark, collect_examples(example_embeddings)))
     examples = stages.targets(run, run.needs("targets")).select("example_id", "benchmark", "text")
-    summary.render(domains, top, nearest.join(examples, "example_id").collect(), Console(width=_width()))
+    found = {"domains": domains, "top": top, "nearest": nearest.join(examples, "example_id").collect()}
+    return {name: [row.asDict() for row in rows] for name, rows in found.items()}
 
 
 def _session() -> SparkSession:

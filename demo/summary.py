@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-from pyspark.sql import Column, DataFrame, Row, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+RowLike = Mapping[str, Any]
+Closing = dict[str, list[dict[str, Any]]]
 
 
 def domain_table(documents: DataFrame, selection: DataFrame, scores: DataFrame) -> DataFrame:
@@ -47,7 +55,21 @@ def highest(documents: DataFrame, scores: DataFrame, *, count: int = 10) -> Data
     return documents.select("doc_id", _domain().alias("domain"), "text").join(F.broadcast(top), "doc_id")
 
 
-def render(domains: Iterable[Row], top: Iterable[Row], nearest: Iterable[Row], console: Console) -> None:
+def remembered(folder: Path, selection_id: str, find: Callable[[], Closing]) -> Closing:
+    """The closing rows of a selection: from `folder` where an earlier run left them, else found and left there."""
+    file = folder / f"{selection_id}.json"
+    with contextlib.suppress(OSError, ValueError):
+        kept: Closing = json.loads(file.read_text(encoding="utf-8"))
+        return kept
+    found = find()
+    folder.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(found), encoding="utf-8")
+    part.replace(file)
+    return found
+
+
+def render(*, domains: Iterable[RowLike], top: Iterable[RowLike], nearest: Iterable[RowLike], console: Console) -> None:
     """Print both tables. domains and top: rows of the above; nearest: doc_id, benchmark, the example's text."""
     console.print()
     console.print(_domains(domains))
@@ -67,7 +89,7 @@ def _domain() -> Column:
     return F.coalesce(F.col("metadata").getItem("domain"), F.lit("(none)"))
 
 
-def _domains(rows: Iterable[Row]) -> Table:
+def _domains(rows: Iterable[RowLike]) -> Table:
     title = "What was kept, by domain (the method never saw the domain)"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("domain")
@@ -86,7 +108,7 @@ def _domains(rows: Iterable[Row]) -> Table:
     return table
 
 
-def _highest(rows: Iterable[Row], nearest: dict[str, Row]) -> Table:
+def _highest(rows: Iterable[RowLike], nearest: dict[str, RowLike]) -> Table:
     table = Table(
         title="The ten highest documents, each with the task example that it is nearest to",
         title_justify="left", title_style="bold", show_lines=True,

@@ -253,19 +253,36 @@ def test_the_highest_documents_are_the_highest_scores_with_ties_by_id(
 
 def test_the_terminal_shows_domains_by_lift_and_each_document_with_its_example() -> None:
     domains = [
-        Row(domain="low", documents=9, kept_documents=0, share=0.9, kept_share=0.0, lift=0.0),
-        Row(domain="high", documents=1, kept_documents=1, share=0.1, kept_share=1.0, lift=10.0),
+        {"domain": "low", "documents": 9, "kept_documents": 0, "share": 0.9, "kept_share": 0.0, "lift": 0.0},
+        {"domain": "high", "documents": 1, "kept_documents": 1, "share": 0.1, "kept_share": 1.0, "lift": 10.0},
     ]
     texts = {"b": "[red]second\nline", "a": "first"}
-    top = [Row(doc_id=doc_id, domain="high", text=text, score=0.5) for doc_id, text in texts.items()]
-    nearest = [Row(doc_id="a", benchmark="arc_easy", text="Which one?")]
+    top = [{"doc_id": doc_id, "domain": "high", "text": text, "score": 0.5} for doc_id, text in texts.items()]
+    nearest = [{"doc_id": "a", "benchmark": "arc_easy", "text": "Which one?"}]
     console = Console(width=120, file=io.StringIO(), record=True)
-    summary.render(domains, top, nearest, console)
+    summary.render(domains=domains, top=top, nearest=nearest, console=console)
     shown = console.export_text()
     assert shown.index("high") < shown.index("low")
     assert "10.00" in shown and "100.0%" in shown
     assert shown.index("first") < shown.index("[red]second line"), "ties by id; markup in a text is text"
     assert "arc_easy" in shown and "Which one?" in shown
+
+
+def test_the_closing_tables_of_a_selection_are_found_once(tmp_path: Path) -> None:
+    found: list[str] = []
+
+    def find() -> summary.Closing:
+        found.append("once")
+        return {"domains": [{"domain": "é", "lift": None, "share": 0.1 + 0.2}], "top": [], "nearest": []}
+
+    first = summary.remembered(tmp_path / "closing", "s1", find)
+    assert summary.remembered(tmp_path / "closing", "s1", find) == first == find()
+    assert len(found) == 2  # the second was this test's own
+    (tmp_path / "closing" / "s1.json").write_text('{"domains": [')  # cut short
+    assert summary.remembered(tmp_path / "closing", "s1", find) == first
+    summary.remembered(tmp_path / "closing", "s2", find)
+    assert len(found) == 4
+    assert sorted(path.name for path in (tmp_path / "closing").iterdir()) == ["s1.json", "s2.json"]
 
 
 def test_an_excerpt_is_one_line_cut_at_a_word() -> None:
