@@ -12,8 +12,8 @@ from pyspark.sql import SparkSession
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # workers would compile what they import anew, each time
-# Short-lived Javas: the optimising compiler and a second collector thread cost more than they bring.
-os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+# Small heaps on few cores: more collector threads cost more than they bring.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:+UseSerialGC")
 LOCAL = Path(__file__).parent.parent / ".local"
 os.environ.setdefault("BETR_HOME", str(LOCAL))
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(LOCAL / "cache" / "hypothesis"))
