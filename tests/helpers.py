@@ -124,7 +124,7 @@ def betr_command(*arguments: str, module: str = "betr.cli") -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def run_betr(*arguments: str, timeout: float = 420, **env: str) -> "subprocess.CompletedProcess[str]":
+def run_betr(*arguments: str, timeout: float = 800, **env: str) -> "subprocess.CompletedProcess[str]":
     """The real command line in a process of its own."""
     return subprocess.run(
         betr_command(*arguments),

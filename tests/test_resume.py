@@ -15,7 +15,7 @@ from betr.tables import ALL, CLASSIFIERS, IMPORTED_FILES, SELECTION_RUNS, STAGE_
 from curation.tables import Tables
 from tests.helpers import arguments, betr_command, last_json, rows_hash, run_betr, settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.kill]
+pytestmark = [pytest.mark.slow, pytest.mark.kill, pytest.mark.timeout(1800)]  # five starts of Java
 
 ON_THIS_MACHINE = ["--master", "local[2]", "--spark", "spark.driver.memory=1g"]
 
@@ -33,7 +33,7 @@ def interrupt_when(moment: Callable[[], bool], how: signal.Signals, command: lis
         text=True,
         cwd=Path(__file__).parent.parent,
     ) as process:
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 800
         while not moment():
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
