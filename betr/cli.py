@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = _run(command, chosen, terminal)
     except InputError as error:
+        if error.__cause__ is not None and os.environ.get("BETR_DEBUG"):
+            raise  # Spark's own error lies behind the sentence
         terminal.line(f"betr {command}: {error}")
         return 1
     except KeyboardInterrupt:

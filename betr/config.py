@@ -175,10 +175,10 @@ class RunConfig:
         The paper's 5 epochs at lr 0.03 are meant for two million documents. A few thousand leave the model where it
         started (log-loss 0.693), so a small sample is read until 150,000 documents have passed.
         """
-        epochs = self.epochs if self.epochs is not None else max(PAPER_EPOCHS, -(-LEAST_STEPS // max(1, documents)))
+        enough = min(MOST_EPOCHS, max(PAPER_EPOCHS, -(-LEAST_STEPS // max(1, documents))))
         return TrainingConfig(
             dim=self.dim,
-            epochs=epochs if self.epochs is not None else min(epochs, MOST_EPOCHS),
+            epochs=enough if self.epochs is None else self.epochs,
             learning_rate=self.learning_rate,
             min_count=self.min_count,
             word_ngrams=self.word_ngrams,

@@ -50,7 +50,6 @@ class Work:
     """What a stage's body fills in while it runs."""
 
     progress: StageProgress
-    resumed: bool
     rows_in: int = 0
     rows_out: int = 0
     values: dict[str, Any] = field(default_factory=dict)
@@ -122,12 +121,14 @@ class Run:
         later run says "resumed". The other stages are one commit: killed, they leave nothing to go on from.
         """
         started, clock_start = datetime.now(UTC).replace(tzinfo=None), time.monotonic()
-        resumed = any(row["stage"] == stage and row["key"] == key and row["state"] == STARTED for row in self._memory)
+        resumed = in_parts and any(
+            row["stage"] == stage and row["key"] == key and row["state"] == STARTED for row in self._memory
+        )
         if in_parts and not resumed:
-            nothing_yet = Work(StageProgress(self.terminal, stage, None, unit), resumed=False)
+            nothing_yet = Work(StageProgress(self.terminal, stage, None, unit))
             self._remember(stage, key, STARTED, started, 0.0, nothing_yet)
         with self.terminal.stage(stage, unit=unit) as progress:
-            work = Work(progress, resumed)
+            work = Work(progress)
             with TaskWatch(self.spark, progress.tasks):
                 yield work
         seconds = time.monotonic() - clock_start

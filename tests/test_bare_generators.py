@@ -200,15 +200,22 @@ class Handler(BaseHTTPRequestHandler):
             )
             self.server.open_now += 1
             self.server.open_most = max(self.server.open_most, self.server.open_now)
+            self.is_open = True
         try:
             self.server.answer(self, body, before)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client gave up
         finally:
-            with self.server.lock:
-                self.server.open_now -= 1
+            self.ends()
+
+    def ends(self) -> None:
+        """Before the answer's first byte: the client may ask again before this thread comes to count."""
+        with self.server.lock:
+            self.server.open_now -= self.is_open
+            self.is_open = False
 
     def send(self, status: int, content: Any, **headers: str) -> None:
+        self.ends()
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in headers.items():
