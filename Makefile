@@ -72,7 +72,7 @@ demo: setup ## rank and cut a real corpus for six benchmarks; a second run finds
 
 test: lint ## what .ci/run runs: ruff, mypy, the tests, beside them the stages in a Spark Connect session
 	@mkdir -p .local/logs; \
-		CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m stage --durations=30 > .local/logs/test-connect.log 2>&1 & connect=$$!; \
+		CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m connect --durations=30 > .local/logs/test-connect.log 2>&1 & connect=$$!; \
 		trap 'kill $$connect 2> /dev/null || true' EXIT; failed=0; \
 		$(PY) -m pytest --durations=30 || failed=1; \
 		echo "test: the stages under Spark Connect"; wait $$connect || failed=1; cat .local/logs/test-connect.log; exit $$failed

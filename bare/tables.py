@@ -1,7 +1,7 @@
-"""The tables of BARE in the order in which they come to be (docs/tables.md): seeds -> drafts -> refined -> verdicts -> metrics.
+"""The tables of BARE in the order in which they come to be: seeds -> drafts -> refined -> verdicts -> metrics.
 
-A `generation` is what rows are made from: task, seeds, arm, models, sampling, seed of chance. Its id is a hash of these,
-and every row carries it. Work is committed in waves: a wave's drafts, then its refinements, then its verdicts.
+A `generation` is what rows are made from: task, seeds, arm, models, sampling, seed of chance. Its id, a hash of these,
+stands in every row. Work is committed in waves: a wave's drafts, then its refinements, then its verdicts.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ VERDICTS = TableSpec(
     partition_by=("generation_id", "wave"),
 )
 
-# One question to the judge a row: three real rows and this one, which stood in `place`. verdict: missed, found, abstained.
+# A question to the judge: three real rows, and this one in `place`. verdict: missed, found, abstained.
 JUDGEMENTS = TableSpec(
     "judgements",
     key=("generation_id", "judge", "row_id"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from betr.classifier import TrainingConfig
 from betr.filter_rate import LAWS
 from betr.ranking import AGGREGATIONS
 from betr.selection import SelectionConfig
+from curation import command
+from curation.command import option
 from curation.embedding import EncoderConfig
 from curation.errors import InputError
 
@@ -20,114 +22,107 @@ MOST_EPOCHS = 1_000
 PAPER_ENCODER = "Snowflake/snowflake-arctic-embed-l-v2.0"
 
 
-def _option(default: Any, help_: str, *, stages: str, many: bool = False, **extra: Any) -> Any:
-    metadata = {"help": help_, "stages": frozenset(stages.split()), "many": many, **extra}
-    if isinstance(default, list):
-        return field(default_factory=lambda: tuple(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True)
 class RunConfig:
     """One run of BETR. A field's metadata says what it means, in which unit, and which stages read it."""
 
-    tables: str = _option("", "where the tables are: a folder, or catalog.schema", stages="all")
-    documents: tuple[str, ...] = _option(
+    tables: str = option("", "where the tables are: a folder, or catalog.schema", stages="all")
+    documents: tuple[str, ...] = option(
         [], "files, folders, globs or Delta tables with documents", stages="import", many=True
     )
-    columns: str = _option(
+    columns: str = option(
         "", "your column names: id=...,text=...,source=...,license=... (other columns go to metadata)", stages="import"
     )
-    max_bytes: int = _option(
+    max_bytes: int = option(
         10_000_000, "longest document, in bytes of text; longer ones are rejected", stages="import"
     )
-    chunk_bytes: int = _option(
+    chunk_bytes: int = option(
         256 * 2**20,
         "bytes of documents in one chunk: the unit of work, and of loss when a run is killed",
         stages="import",
     )
-    benchmarks: tuple[str, ...] = _option(
+    benchmarks: tuple[str, ...] = option(
         [], "training splits as JSON lines: name=path, or a path whose stem is the name", stages="targets", many=True
     )
-    per_benchmark: str = _option(
+    per_benchmark: str = option(
         "equal",
         "examples of each benchmark: a number, 'equal' (as many as the smallest has) or 'all'",
         stages="targets",
     )
-    template: tuple[str, ...] = _option(
+    template: tuple[str, ...] = option(
         [], "how an unusual benchmark reads as one text: name='{title}: {body}'", stages="targets", many=True
     )
-    allow_test: tuple[str, ...] = _option(
+    allow_test: tuple[str, ...] = option(
         [], "benchmarks whose test or validation rows may be targets all the same", stages="targets", many=True
     )
-    sample: str = _option(
+    sample: str = option(
         "auto",
         "documents to rank: a number, a share below 1, or 'auto' (10 million, at most a fifth of the corpus)",
         stages="sample",
     )
-    encoder: str = _option(
+    encoder: str = option(
         PAPER_ENCODER,
         "sentence-transformers model: folder or name (hashing:64 is a stand-in without a model)",
         stages="embed",
     )
-    encoder_revision: str | None = _option(None, "revision of a named encoder", stages="embed")
-    precision: str = _option("auto", "encoder's arithmetic: auto, float32, bfloat16 or float16", stages="embed")
-    max_tokens: int | None = _option(
+    encoder_revision: str | None = option(None, "revision of a named encoder", stages="embed")
+    precision: str = option("auto", "encoder's arithmetic: auto, float32, bfloat16 or float16", stages="embed")
+    max_tokens: int | None = option(
         None, "tokens of a text that the encoder reads; default: what it can", stages="embed"
     )
-    wave_rows: int = _option(10_000, "texts embedded in one commit: what a killed run loses at most", stages="embed")
-    gpus_per_task: float = _option(
+    wave_rows: int = option(10_000, "texts embedded in one commit: what a killed run loses at most", stages="embed")
+    gpus_per_task: float = option(
         0.0, "GPUs that each embedding task asks for (stage-level resource profile)", stages="embed"
     )
-    positive_fraction: float = _option(0.10, "share of the sample labelled positive", stages="rank")
-    aggregation: str = _option(
+    positive_fraction: float = option(0.10, "share of the sample labelled positive", stages="rank")
+    aggregation: str = option(
         "max", "how ranks make a score: max (best rank), mean_reciprocal, mean_log", stages="rank"
     )
-    k: int | None = _option(
+    k: int | None = option(
         None, "documents kept per example while ranking; default: from the sizes, raised if too few", stages="rank"
     )
-    dim: int = _option(128, "classifier: length of a feature's vector", stages="train")
-    epochs: int | None = _option(
+    dim: int = option(128, "classifier: length of a feature's vector", stages="train")
+    epochs: int | None = option(
         None, "classifier: passes over the training documents; default: the paper's 5, more for a small sample",
         stages="train")
-    learning_rate: float = _option(0.03, "classifier: learning rate at the start", stages="train")
-    min_count: int = _option(5, "classifier: occurrences that make a word a feature", stages="train")
-    word_ngrams: int = _option(2, "classifier: longest run of words that is a feature", stages="train")
-    buckets: int = _option(2_000_000, "classifier: hash buckets for runs of words", stages="train")
-    tokenizer: str | None = _option(
+    learning_rate: float = option(0.03, "classifier: learning rate at the start", stages="train")
+    min_count: int = option(5, "classifier: occurrences that make a word a feature", stages="train")
+    word_ngrams: int = option(2, "classifier: longest run of words that is a feature", stages="train")
+    buckets: int = option(2_000_000, "classifier: hash buckets for runs of words", stages="train")
+    tokenizer: str | None = option(
         None,
         "tokenizer (folder, tokenizer.json or name) that tokens are counted by; default: the encoder's own",
         stages="train",
     )
-    exact_tokens: bool = _option(
+    exact_tokens: bool = option(
         False, "count each document's tokens with the tokenizer instead of bytes / calibrated ratio", stages="train"
     )
-    import_fasttext: str | None = _option(None, "fold this official fastText .bin instead of training", stages="train")
-    positive_label: str | None = _option(None, "which label of that .bin means 'keep'", stages="train")
-    classifier_dir: str | None = _option(
+    import_fasttext: str | None = option(None, "fold this official fastText .bin instead of training", stages="train")
+    positive_label: str | None = option(None, "which label of that .bin means 'keep'", stages="train")
+    classifier_dir: str | None = option(
         None, "folder for the classifiers' files; default: under the tables root", stages="train"
     )
-    retrain: bool = _option(
+    retrain: bool = option(
         False,
         "draw the sample anew from the corpus as it is now, and train on it (default: new documents are only scored)",
         stages="sample",
     )
-    keep: float | None = _option(None, "share of the corpus's tokens to keep, in (0, 1]; default 0.1", stages="select")
-    tokens: int | None = _option(None, "tokens to keep", stages="select")
-    flops: float | None = _option(None, "training compute C in FLOPs: the paper's law gives the share", stages="select")
-    law: str = _option("nemotron", f"which of the paper's laws --flops uses: {', '.join(LAWS)}", stages="select")
-    mode: str = _option("hard", "hard (the highest scores) or soft (importance resampling)", stages="select")
-    temperature: float = _option(1.0, "soft: above 1 flattens, below 1 sharpens the preference", stages="select")
-    quota: tuple[str, ...] = _option(
+    keep: float | None = option(None, "share of the corpus's tokens to keep, in (0, 1]; default 0.1", stages="select")
+    tokens: int | None = option(None, "tokens to keep", stages="select")
+    flops: float | None = option(None, "training compute C in FLOPs: the paper's law gives the share", stages="select")
+    law: str = option("nemotron", f"which of the paper's laws --flops uses: {', '.join(LAWS)}", stages="select")
+    mode: str = option("hard", "hard (the highest scores) or soft (importance resampling)", stages="select")
+    temperature: float = option(1.0, "soft: above 1 flattens, below 1 sharpens the preference", stages="select")
+    quota: tuple[str, ...] = option(
         [],
         "share of the kept tokens for a source or metadata value: source=wiki:0.2 or metadata.language=de:0.1",
         stages="select",
         many=True,
     )
-    name: str = _option(
+    name: str = option(
         "default", "name of the selection; a new cut under the same name is its next version", stages="select"
     )
-    seed: int = _option(0, "seed of every hash that stands for chance", stages="targets sample train select")
+    seed: int = option(0, "seed of every hash that stands for chance", stages="targets sample train select")
 
     def __post_init__(self) -> None:
         if not self.tables:
@@ -210,4 +205,4 @@ class RunConfig:
 
 def options(stage: str | None = None) -> list[dataclasses.Field[Any]]:
     """The options of one stage, or all of them."""
-    return [f for f in dataclasses.fields(RunConfig) if stage is None or stage in f.metadata["stages"]]
+    return command.options(RunConfig, stage)

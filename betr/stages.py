@@ -116,12 +116,17 @@ def import_documents(run: Run) -> Outcome:
             if {each.path for each in fresh} & {path for path, _ in known}:  # files that were touched or changed since
                 rejected = _unless_recorded(run, REJECTED_DOCUMENTS, rejected, ["file", "row", "reason"], key)
                 duplicates = _unless_recorded(run, DUPLICATE_DOCUMENTS, duplicates, ["file", "row", "doc_id"], key)
-            tables.replace(REJECTED_DOCUMENTS, rejected, where={"import_id": key}, keys_are_unique=True)
-            tables.replace(DUPLICATE_DOCUMENTS, duplicates, where={"import_id": key}, keys_are_unique=True)
+            # Mostly there are none, and then nothing is looked up and nothing written.
+            aside = reading.put_aside(checked, verdicts)
+            if aside - {"duplicate"}:
+                tables.replace(REJECTED_DOCUMENTS, rejected, where={"import_id": key}, keys_are_unique=True)
+            if "duplicate" in aside:
+                tables.replace(DUPLICATE_DOCUMENTS, duplicates, where={"import_id": key}, keys_are_unique=True)
             tables.replace(DOCUMENTS, kept, where=mine, keys_are_unique=True)
         chunks = _chunks(tables.read(DOCUMENTS).where(mine))
-        reasons = _counts(tables.read(REJECTED_DOCUMENTS).where(F.col("import_id") == key), "reason")
-        copies = tables.read(DUPLICATE_DOCUMENTS).where(F.col("import_id") == key).count()
+        this_one = F.col("import_id") == key
+        reasons = _counts(tables.read(REJECTED_DOCUMENTS).where(this_one), "reason") if aside - {"duplicate"} else {}
+        copies = tables.read(DUPLICATE_DOCUMENTS).where(this_one).count() if "duplicate" in aside else 0
         work.rows_out = sum(count for count, _ in chunks.values())
         work.rows_in = work.rows_out + sum(reasons.values()) + copies
         if not chunks and not imports(run):

@@ -564,6 +564,13 @@ def settle(checked: DataFrame, existing: DataFrame | None) -> DataFrame:
     return verdicts.where(F.col("verdict") != "document")
 
 
+def put_aside(checked: DataFrame, verdicts: DataFrame) -> set[str]:
+    """The reasons for which rows don't become documents, `duplicate` among them; an action, on keys alone."""
+    failed = checked.where(F.col("reason") != BLANK).select("reason")
+    others = verdicts.where(F.col("verdict") != "again").select(F.col("verdict").alias("reason"))
+    return {row["reason"] for row in failed.unionByName(others).distinct().collect()}
+
+
 def sort_out(
     checked: DataFrame, verdicts: DataFrame, *, import_id: str, n_chunks: int
 ) -> tuple[DataFrame, DataFrame, DataFrame]:

@@ -228,7 +228,7 @@ def test_stores_that_only_spark_knows_give_the_same_examples(spark: SparkSession
     assert [e.example_id for e in remote.examples] == [e.example_id for e in local.examples]
 
 
-@pytest.mark.stage
+@pytest.mark.connect
 def test_the_frame_has_its_tables_columns_and_rows(spark: SparkSession, tmp_path: Path) -> None:
     found = read(spark, write(tmp_path / "b_train.jsonl", questions(3)))
     frame = found.to_frame(spark, targets_id="set")

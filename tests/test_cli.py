@@ -8,6 +8,7 @@ import pytest
 
 from betr import cli
 from betr.config import RunConfig, options
+from curation.command import read_config
 from curation.errors import InputError
 from tests.helpers import run_betr
 
@@ -39,7 +40,7 @@ def test_yaml_and_flags_say_the_same_and_flags_win(tmp_path: Path) -> None:
     file = tmp_path / "betr.yaml"
     file.write_text("tables: /t\nsample: 0.2\nper_benchmark: 40\nkeep: 0.3\ndocuments: [a, b]\nretrain: true\n")
     parsed = cli.build_parser().parse_args(["run", "--config", str(file), "--keep", "0.1"])
-    assert cli._config(parsed.run) == config(
+    assert read_config(RunConfig, parsed.run) == config(
         sample="0.2", per_benchmark="40", keep=0.1, documents=("a", "b"), retrain=True
     )
 

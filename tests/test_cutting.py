@@ -16,8 +16,6 @@ from curation import cutting
 from curation.cutting import Cut, find_cut, find_cuts, keep, keep_groups
 from curation.errors import InputError
 
-pytestmark = pytest.mark.stage
-
 Row = tuple[float, str, int]
 SCHEMA = "key double, id string, weight bigint"
 
@@ -71,6 +69,7 @@ SPLIT = ("three_keys", "extremes", "both_zeros_are_one_key", "skewed", "ids_of_a
          "ids_with_a_long_common_start")
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("split", [False, True], ids=["sorted_by_the_driver", "split_to_the_last_rows"])
 def test_cut_is_that_of_a_plain_sort(spark: SparkSession, split: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All cases and budgets at once: each is a group of one frame.
@@ -101,6 +100,7 @@ def test_cut_is_that_of_a_plain_sort(spark: SparkSession, split: bool, monkeypat
     }
 
 
+@pytest.mark.connect
 def test_partitions_and_order_change_no_cut(spark: SparkSession) -> None:
     rows = CASES["three_keys"] + CASES["clustered"]
     expected = cut_by_sorting(rows, 500)
@@ -110,6 +110,7 @@ def test_partitions_and_order_change_no_cut(spark: SparkSession) -> None:
     assert sorted(tuple(r) for r in kept) == sorted(sorted(rows, key=lambda r: (-r[0], r[1]))[: expected.kept_rows])
 
 
+@pytest.mark.connect
 def test_heavy_ties_are_cut_by_id(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """100,000 rows with three keys, and a driver that may sort 1,000."""
     monkeypatch.setattr(cutting, "SORTED_ROWS", 1_000)

@@ -52,7 +52,7 @@ def read(spark: SparkSession, rows: list[tuple[str, ...]], partitions: int = 1) 
     return documents.docstrings(files).orderBy("id").collect()
 
 
-@pytest.mark.stage
+@pytest.mark.connect
 def test_docstrings_of_modules_classes_and_functions_are_documents(spark: SparkSession, tmp_path: Path) -> None:
     rows = read(spark, file_rows(tmp_path, {"linear.py": MODULE.encode()}))
     names = {"": "module", "#Linear": "class", "#Linear.forward": "forward", "#Linear.forward.inner": "inner",
@@ -64,7 +64,6 @@ def test_docstrings_of_modules_classes_and_functions_are_documents(spark: SparkS
     assert {row["error"] for row in rows} == {None}
 
 
-@pytest.mark.stage
 def test_a_file_that_cannot_be_parsed_is_one_row_with_the_reason(spark: SparkSession, tmp_path: Path) -> None:
     rows = file_rows(tmp_path, {"syntax.py": b"def (", "bytes.py": b"'\xff'", "good.py": MODULE.encode()})
     rows.append((str(tmp_path / "gone.py"), "gone.py", "tools", "pkg", "MIT"))
@@ -73,7 +72,6 @@ def test_a_file_that_cannot_be_parsed_is_one_row_with_the_reason(spark: SparkSes
     assert [row["error"].split(":")[0] for row in failed] == ["SyntaxError", "FileNotFoundError", "SyntaxError"]
 
 
-@pytest.mark.stage
 def test_repartitioning_the_files_changes_no_document(spark: SparkSession, tmp_path: Path) -> None:
     rows = file_rows(tmp_path, {f"{name}.py": MODULE.encode() for name in "abc"})
 
@@ -150,7 +148,6 @@ def rows_in(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
-@pytest.mark.stage
 def test_a_corpus_is_written_once_and_again_when_a_file_is_lost(
     spark: SparkSession, wheel: Path, tmp_path: Path
 ) -> None:
@@ -218,7 +215,6 @@ def corpus(spark: SparkSession) -> tuple[DataFrame, DataFrame, DataFrame]:
     return frame, scores, selection
 
 
-@pytest.mark.stage
 def test_lift_is_the_share_of_kept_tokens_over_the_share_in_the_corpus(
     corpus: tuple[DataFrame, DataFrame, DataFrame],
 ) -> None:
@@ -232,14 +228,12 @@ def test_lift_is_the_share_of_kept_tokens_over_the_share_in_the_corpus(
     assert (rows["(none)"]["kept_tokens"], rows["(none)"]["lift"]) == (0, 0.0)
 
 
-@pytest.mark.stage
 def test_an_empty_selection_has_no_share_and_no_lift(corpus: tuple[DataFrame, DataFrame, DataFrame]) -> None:
     frame, scores, selection = corpus
     rows = summary.domain_table(frame, selection.limit(0), scores).collect()
     assert {(row["kept_share"], row["lift"]) for row in rows} == {(0.0, 0.0)}
 
 
-@pytest.mark.stage
 def test_the_highest_documents_are_the_highest_scores_with_ties_by_id(
     corpus: tuple[DataFrame, DataFrame, DataFrame],
 ) -> None:

@@ -29,8 +29,6 @@ from curation.documents import (
 )
 from curation.errors import InputError, SchemaError, input_errors
 
-pytestmark = pytest.mark.stage
-
 Row = dict[str, Any]
 Result = dict[str, list[Row]]
 
@@ -192,6 +190,7 @@ def test_a_json_line_becomes_a_document_with_its_text_as_it_is(spark: SparkSessi
     assert not result["duplicates"]
 
 
+@pytest.mark.connect
 def test_frames_have_the_columns_of_their_tables(spark: SparkSession, tmp_path: Path) -> None:
     rows = read_rows(spark, list_inputs(spark, [write(tmp_path / "a.jsonl", [{"text": "x"}])]), Columns())
     for spec, frame in zip(
@@ -304,6 +303,7 @@ def test_the_same_row_twice_is_a_duplicate_of_itself(spark: SparkSession, tmp_pa
     assert result["duplicates"] == [{"doc_id": "a", "duplicate_of": "a", "file": path, "row": 2, "import_id": "run"}]
 
 
+@pytest.mark.connect
 def test_what_was_imported_stays_and_only_what_is_new_comes(spark: SparkSession, tmp_path: Path) -> None:
     old = write(tmp_path / "old.jsonl", [{"id": "m", "text": "x"}, {"id": "n", "text": "y"}])
     first = imported(spark, [old])
@@ -358,6 +358,7 @@ def test_malformed_columns_are_refused(text: str) -> None:
         parse_columns(text)
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.zst", "parquet"])
 @pytest.mark.parametrize(("mapping", "role"), [("text=body", "text"), ("id=url", "id")])
 def test_a_wrong_column_name_shows_those_there(
@@ -423,6 +424,7 @@ def test_parquet_files_with_other_columns_go_together(spark: SparkSession, tmp_p
     assert {row["text"]: row["metadata"] for row in documents} == {"x": {"one": "1"}, "y": {"two": "2"}}
 
 
+@pytest.mark.connect
 def test_bytes_that_are_no_utf8_are_refused_in_parquet(spark: SparkSession, tmp_path: Path) -> None:
     path = to_parquet(str(tmp_path / "a.parquet"), {"text": [b"fine", b"bad \xff"]})
     result = imported(spark, [path])
@@ -475,6 +477,7 @@ def test_a_catalog_table_is_an_input(spark: SparkSession, tmp_path: Path) -> Non
         spark.sql("DROP TABLE default.pages_in_catalog")
 
 
+@pytest.mark.connect
 def test_formats_mix_in_one_import(spark: SparkSession, tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"text": "1"}])
     write(tmp_path / "deep" / "b.ndjson.gz", [{"text": "2"}])

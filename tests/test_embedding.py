@@ -385,7 +385,6 @@ def small_arrow_batches(spark: SparkSession) -> Iterator[None]:
     spark.conf.set(name, before or "10000")
 
 
-@pytest.mark.stage
 def test_partitions_order_arrow_batches_and_resume_change_no_vector(
     spark: SparkSession, tiny_encoder: Encoder, small_arrow_batches: None
 ) -> None:
@@ -405,7 +404,7 @@ def test_partitions_order_arrow_batches_and_resume_change_no_vector(
     assert resumed
 
 
-@pytest.mark.stage
+@pytest.mark.connect
 def test_embed_has_the_declared_columns_and_refuses_others(spark: SparkSession) -> None:
     encoder = resolve_encoder(EncoderConfig("hashing:16"))
     embedded = embed(frame(spark, ["a b", ""], "example_id"), id_column="example_id", encoder=encoder, kind="query")
@@ -419,7 +418,7 @@ def test_embed_has_the_declared_columns_and_refuses_others(spark: SparkSession) 
         embed(frame(spark, ["a"]), id_column="doc_id", encoder=encoder, kind="passage")  # type: ignore[arg-type]
 
 
-@pytest.mark.stage
+@pytest.mark.connect
 def test_a_worker_names_the_row_without_text(spark: SparkSession) -> None:
     encoder = resolve_encoder(EncoderConfig("hashing:16"))
     with pytest.raises(Exception) as caught:
@@ -427,7 +426,7 @@ def test_a_worker_names_the_row_without_text(spark: SparkSession) -> None:
     assert explain(caught.value) == "embedding: doc_id d001 has no text (null); leave such rows out"
 
 
-@pytest.mark.stage
+@pytest.mark.connect
 def test_an_embedding_that_is_not_finite_names_its_row(spark: SparkSession, copy: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
@@ -444,7 +443,7 @@ def test_an_embedding_that_is_not_finite_names_its_row(spark: SparkSession, copy
     assert said.startswith("embedding: doc_id d001 has no finite embedding (1 such among 2 texts)")
 
 
-@pytest.mark.stage
+@pytest.mark.connect
 def test_a_table_with_another_dimension_is_refused(spark: SparkSession) -> None:
     encoder = resolve_encoder(EncoderConfig("hashing:16"))
     embedded = embed(frame(spark, ["a b"]), id_column="doc_id", encoder=encoder, kind="document")

@@ -15,8 +15,6 @@ from betr.explain import Explanation, as_json, explain_document, rank_of, render
 from betr.selection import SELECTION_RUNS, SELECTIONS, SelectionConfig, select, selection_id
 from curation.errors import InputError
 
-pytestmark = pytest.mark.stage
-
 ROWS = [(f"d{i:02d}", ((i * 7) % 5) / 5, 10, "wiki" if i % 4 else "web") for i in range(30)]
 CONFIGS = [
     SelectionConfig(keep=0.2, name="hard"),
@@ -62,6 +60,7 @@ def explained(tables: dict[str, DataFrame], doc_id: str) -> Explanation:
     return explain_document(doc_id, **tables, contributions=contributions)  # type: ignore[arg-type]
 
 
+@pytest.mark.connect
 def test_rank_is_the_place_in_a_plain_sort(tables: dict[str, DataFrame]) -> None:
     order = [d for d, *_ in sorted(ROWS, key=lambda r: (-r[1], r[0]))]
     for place in (0, 7, 29):
@@ -73,6 +72,7 @@ def d04(tables: dict[str, DataFrame]) -> Explanation:
     return explained(tables, "d04")
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("doc_id", ["d04", "d02"])
 def test_verdicts_agree_with_the_selections(tables: dict[str, DataFrame], d04: Explanation, doc_id: str) -> None:
     """A document's key stands on the side of its threshold that the selection put it on."""
@@ -99,6 +99,7 @@ def test_sampled_document_names_its_nearest_example(d04: Explanation) -> None:
         assert piece in shown
 
 
+@pytest.mark.connect
 def test_document_beyond_k_or_outside_the_sample_says_so(tables: dict[str, DataFrame], d04: Explanation) -> None:
     assert "no task example ranks it among its nearest" in text_of(explained(tables, "d05"))
     assert "not in the sample" in text_of(dataclasses.replace(d04, sampled=None))

@@ -35,8 +35,6 @@ from betr.ranking import (
 from curation.errors import InputError
 from curation.session import share
 
-pytestmark = pytest.mark.stage
-
 Pairs = dict[str, list[tuple[str, np.float32]]]  # example -> documents, best first
 
 
@@ -226,6 +224,7 @@ def shared_examples(spark: SparkSession, rows: dict[str, Any] | None = None) -> 
     return share(spark, collect_examples(frame(spark, rows or EXAMPLES, "example_id")))
 
 
+@pytest.mark.connect
 def test_ranks_are_those_of_a_full_sort(spark: SparkSession) -> None:
     ranks = rank_documents(frame(spark, DOCUMENTS), shared_examples(spark), k=12)
     assert ranks.columns == ["example_id", "doc_id", "rank", "similarity"]
@@ -273,6 +272,7 @@ def test_best_rank_names_the_more_similar_example_then_the_lower_id(spark: Spark
     ]  # fmt: skip
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("fraction", [0.001, 0.37])
 def test_labels_are_those_of_a_plain_sort_and_k_does_not_matter(spark: SparkSession, fraction: float) -> None:
     positives = max(1, math.floor(fraction * len(DOCUMENTS) + 0.5))
@@ -304,6 +304,7 @@ def test_ties_at_the_cutoff_go_to_the_more_similar_then_the_lower_id(spark: Spar
     assert sorted(row["doc_id"] for row in labels.where("label = 1").collect()) == ["d1", "d2", "d9"]
 
 
+@pytest.mark.connect
 def test_a_cutoff_beyond_k_asks_for_a_larger_k_until_it_is_reached(spark: SparkSession) -> None:
     sample, k = ids_of(spark, DOCUMENTS), 1
     enough = max(rank for rank, _, _ in plain_labels(EVERY, 1)[0].values())
@@ -317,6 +318,7 @@ def test_a_cutoff_beyond_k_asks_for_a_larger_k_until_it_is_reached(spark: SparkS
     assert {row["doc_id"] for row in labels.where("label = 1").collect()} == plain_labels(EVERY, cutoff.positives)[1]
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("aggregation", ["mean_reciprocal", "mean_log"])
 def test_mean_relevance_is_the_mean_over_full_ranks(
     spark: SparkSession, aggregation: str, monkeypatch: pytest.MonkeyPatch
@@ -337,6 +339,7 @@ def test_mean_relevance_is_the_mean_over_full_ranks(
     assert found[0] == pytest.approx(wanted, rel=1e-12, abs=1e-12)
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize(("bins", "small"), [(4096, 16384), (3, 16)])
 def test_relevance_cutoff_is_that_of_a_plain_sort(
     spark: SparkSession, bins: int, small: int, monkeypatch: pytest.MonkeyPatch
@@ -394,6 +397,7 @@ def test_an_embedding_without_a_direction_is_refused_by_its_id(embedding: Any, s
         list(ranking._blocks(iter([batch]), 2))
 
 
+@pytest.mark.connect
 def test_nan_in_an_embedding_is_refused_in_the_worker_and_on_the_driver(spark: SparkSession) -> None:
     rows = {"a": [1.0, 2.0], "bad": [math.nan, 1.0], "fine": [2.0, 1.0]}
     with pytest.raises(Exception, match="ranking: document bad has an embedding with NaN"):

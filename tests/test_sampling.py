@@ -7,8 +7,6 @@ from scipy import stats
 from curation.errors import InputError
 from curation.sampling import CORPUS_SAMPLE, hash_fraction, sample_documents, share_for_count
 
-pytestmark = pytest.mark.stage
-
 N = 4000
 
 
@@ -40,6 +38,7 @@ def test_the_low_bits_of_a_position_are_uniform_too(documents: DataFrame) -> Non
     assert stats.kstest(low, "uniform").pvalue > 0.001
 
 
+@pytest.mark.connect
 def test_a_sample_has_its_tables_columns_and_holds_what_lies_below(documents: DataFrame, spark: SparkSession) -> None:
     sample = sample_documents(documents, seed=5, below=0.25)
     assert sample.schema.names == CORPUS_SAMPLE.struct(spark).names
@@ -60,6 +59,7 @@ def test_a_larger_sample_holds_the_smaller(documents: DataFrame) -> None:
     assert small < large
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("count", [1, 777, N])
 def test_a_count_is_met_exactly_by_the_lowest_positions(documents: DataFrame, count: int) -> None:
     below, last_id = share_for_count(documents, seed=9, count=count)
@@ -68,6 +68,7 @@ def test_a_count_is_met_exactly_by_the_lowest_positions(documents: DataFrame, co
     assert sampled(documents, 9, below, last_id) == {doc_id for _, doc_id in ordered[:count]}
 
 
+@pytest.mark.connect
 def test_documents_at_one_position_are_told_apart_by_id(documents: DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyspark.sql import functions as F
 

@@ -18,8 +18,6 @@ from betr.scoring import BytesPerToken, ExactTokens, calibrate_bytes_per_token, 
 from curation.errors import InputError
 from curation.session import share
 
-pytestmark = pytest.mark.stage
-
 TEXTS = [
     "the task text",
     None,
@@ -58,6 +56,7 @@ def batch_size(spark: SparkSession, rows: int) -> Iterator[None]:
         spark.conf.set(key, str(before))
 
 
+@pytest.mark.connect
 def test_each_document_scores_as_the_classifier_alone(
     spark: SparkSession, documents: DataFrame, classifier: FoldedClassifier
 ) -> None:
@@ -86,6 +85,7 @@ def test_partitioning_order_and_batch_size_change_no_score(
             assert rows_of(score_documents(frame, classifier=shared, tokens=BytesPerToken(3.7))) == expected
 
 
+@pytest.mark.connect
 def test_kept_columns_pass_through_unchanged(
     spark: SparkSession, documents: DataFrame, classifier: FoldedClassifier
 ) -> None:
@@ -107,6 +107,7 @@ def tokenizer(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
+@pytest.mark.connect
 def test_exact_tokens_count_the_whole_text(
     spark: SparkSession, documents: DataFrame, classifier: FoldedClassifier, tokenizer: str
 ) -> None:

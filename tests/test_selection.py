@@ -34,8 +34,6 @@ from betr.selection import (
 from curation.errors import InputError, SchemaError
 from curation.sampling import hash_fraction
 
-pytestmark = pytest.mark.stage
-
 SCHEMA = "doc_id string, score double, tokens bigint, source string"
 # Scores as fastText reports them, p + 1e-5: some above 1, many equal.
 ROWS = [
@@ -78,6 +76,7 @@ def best(rows: Sequence[tuple[float, str, int]], budget: int) -> set[str]:
     return kept
 
 
+@pytest.mark.connect
 def test_hard_selection_is_the_head_of_a_plain_sort(scores: DataFrame) -> None:
     selection = run(scores, keep=0.3)
     budget = int(Fraction("0.3") * TOTAL)
@@ -106,6 +105,7 @@ def test_kept_tokens_are_within_one_document_of_the_budget(scores: DataFrame) ->
     assert 1000 - max(t for *_, t, _ in ROWS) < selection.kept_tokens <= 1000
 
 
+@pytest.mark.connect
 def test_soft_selection_is_gumbel_top_k_by_numpy(scores: DataFrame) -> None:
     """Same u, independent arithmetic: log-odds of the clipped score over the temperature, minus log(-log u)."""
     config = SelectionConfig(tokens=1200, mode="soft", temperature=2.0, seed=7)
@@ -162,6 +162,7 @@ def test_quotas_of_sources_are_filled_to_within_a_document(scores: DataFrame) ->
     assert sum(t for d, _, t, _ in ROWS if d in expected) == selection.kept_tokens
 
 
+@pytest.mark.connect
 def test_quotas_of_metadata_read_no_text(scores: DataFrame, documents: DataFrame) -> None:
     selection = run(scores, documents, tokens=800, quotas=("metadata.language=de:0.25",))
     german = [(s, d, t) for d, s, t, _ in ROWS if LANGUAGE.get(d) == "de"]
@@ -228,6 +229,7 @@ def test_budget_below_the_first_document_is_refused(scores: DataFrame) -> None:
         run(scores, tokens=1)
 
 
+@pytest.mark.connect
 def test_run_row_tells_the_selection_again(spark: SparkSession, scores: DataFrame) -> None:
     selection = run(scores, tokens=800, quotas=("source=wiki:0.3",), mode="soft", name="mine")
     row = selection.run_row(version=2, run_id="r", created="2025-01-01T00:00:00Z")

@@ -12,7 +12,7 @@ from curation import session
 from curation.errors import InputError, MissingExtraError, explain
 from curation.progress import Terminal, clock
 
-pytestmark = pytest.mark.stage
+pytestmark = pytest.mark.connect
 
 
 def test_an_active_session_is_used_as_it_is(spark: SparkSession) -> None:

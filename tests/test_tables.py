@@ -10,8 +10,6 @@ from pyspark.sql import DataFrame, SparkSession
 from curation.errors import InputError, SchemaError, TablesBusyError
 from curation.tables import Tables, TableSpec, absolute, hold, is_catalog_name
 
-pytestmark = pytest.mark.stage
-
 THINGS = TableSpec("things", key=("id",), schema="id string, kind string, value double", partition_by=("kind",))
 OTHERS = TableSpec("others", key=("id",), schema="id string")
 
@@ -24,6 +22,7 @@ def content(tables: Tables, version: int | None = None) -> list[tuple[str, str, 
     return sorted(tuple(row) for row in tables.read(THINGS, version).collect())
 
 
+@pytest.mark.connect
 def test_inserting_twice_changes_nothing_and_keeps_what_is_there(spark: SparkSession, tables_root: str) -> None:
     tables = Tables(spark, tables_root)
     tables.insert(THINGS, things(spark, ("a", "x", 1.0), ("b", "y", 2.0)))
@@ -31,6 +30,7 @@ def test_inserting_twice_changes_nothing_and_keeps_what_is_there(spark: SparkSes
     assert content(tables) == [("a", "x", 1.0), ("b", "y", 2.0), ("c", "y", 3.0)]
 
 
+@pytest.mark.connect
 def test_upserting_updates_by_key(spark: SparkSession, tables_root: str) -> None:
     tables = Tables(spark, tables_root)
     tables.append(THINGS, things(spark, ("a", "x", 1.0)))
@@ -64,6 +64,7 @@ def test_a_table_that_is_not_there_reads_as_empty(spark: SparkSession, tables_ro
     assert tables.read(THINGS).count() == 0
 
 
+@pytest.mark.connect
 def test_every_commit_says_who_made_it_from_what(spark: SparkSession, tables_root: str) -> None:
     tables = Tables(spark, tables_root, run_id="r1", config_hash="c1")
     tables.append(OTHERS, spark.createDataFrame([("o",)], OTHERS.schema))
@@ -120,6 +121,7 @@ def test_a_root_that_is_a_file_is_refused(spark: SparkSession, tmp_path: Path) -
         Tables(spark, str(tmp_path / "file"))
 
 
+@pytest.mark.connect
 def test_tables_in_a_schema_work_as_those_in_a_folder(spark: SparkSession) -> None:
     schema = f"spark_catalog.curation_test_{os.getpid()}"  # another run of the tests may go on beside this one
     spark.sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
@@ -150,6 +152,7 @@ def _hold_until(
         stop.wait(60)
 
 
+@pytest.mark.connect
 def test_two_runs_on_one_root_exclude_each_other_and_a_dead_one_frees_it(spark: SparkSession, tables_root: str) -> None:
     context = multiprocessing.get_context("spawn")
     held, stop = context.Event(), context.Event()
