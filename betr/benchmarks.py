@@ -8,26 +8,24 @@ the question's line, a blank is filled.
 
 from __future__ import annotations
 
-import glob
-import gzip
 import hashlib
-import io
 import json
 import os
 import re
 import string
-import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from curation.documents import read_zst
+from curation import jsonlines
 from curation.errors import InputError
-from curation.tables import TableSpec, absolute, is_local
+from curation.jsonlines import RowRejected
+from curation.tables import TableSpec
+
+WHAT = "benchmark file"  # as errors call it
 
 BENCHMARK_EXAMPLES = TableSpec(
     "benchmark_examples",
@@ -36,7 +34,6 @@ BENCHMARK_EXAMPLES = TableSpec(
     partition_by=("targets_id",),
 )
 
-EXTENSIONS = tuple(base + packed for base in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
 HELD_OUT = {"test", "tests", "validation", "valid", "val", "dev"}
 
 QUESTIONS = ("query", "question", "goal", "ctx", "sentence", "problem")
@@ -98,12 +95,6 @@ class BenchmarkExamples:
         return spark.createDataFrame(rows, BENCHMARK_EXAMPLES.schema)
 
 
-class _Reject(Exception):  # noqa: N818 - not an error: a row's verdict
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason)
-        self.reason, self.detail = reason, detail
-
-
 # -- what the user names ---------------------------------------------------------------------------------------------
 
 
@@ -116,7 +107,7 @@ def parse_sources(args: Iterable[str]) -> list[BenchmarkSource]:
             name, path = "", arg
         if (equals and not path) or (not equals and not arg.strip()):
             raise InputError(f"--benchmarks {arg!r} names no path; write name=path or a path")
-        sources += [BenchmarkSource(name or _stem(file), file) for file in _files(path)]
+        sources += [BenchmarkSource(name or jsonlines.stem(file), file) for file in jsonlines.list_files(path, what=WHAT)]
     if not sources:
         raise InputError("no benchmark is named; give --benchmarks name=path or a path at least once")
     return sorted(set(sources), key=lambda source: (source.name, source.path))
@@ -134,36 +125,6 @@ def parse_templates(args: Iterable[str]) -> dict[str, str]:
     return templates
 
 
-def _files(path: str) -> list[str]:
-    path = absolute(path)
-    if not is_local(path):
-        return [_known(path)]
-    if os.path.isdir(path):
-        names = sorted(name for name in os.listdir(path) if not name.startswith((".", "_")))
-        found = [os.path.join(path, name) for name in names if name.lower().endswith(EXTENSIONS)]
-    elif os.path.exists(path):
-        found = [_known(path)]
-    elif glob.has_magic(path):
-        found = [_known(match) for match in sorted(glob.glob(path, recursive=True))]
-    else:
-        raise InputError(f"benchmark file {path} does not exist; check the path")
-    if not found:
-        raise InputError(f"{path} holds no benchmark file; known files: {', '.join(EXTENSIONS)}")
-    return found
-
-
-def _known(path: str) -> str:
-    if not path.lower().endswith(EXTENSIONS):
-        raise InputError(f"benchmark file {path} is no JSON lines file by its name; known: {', '.join(EXTENSIONS)}")
-    return path
-
-
-def _stem(path: str) -> str:
-    name = path.rstrip("/").rsplit("/", 1)[-1]
-    ending = max((ext for ext in EXTENSIONS if name.lower().endswith(ext)), key=len, default="")
-    return name[: len(name) - len(ending)]
-
-
 def _template_fields(name: str, template: str) -> list[str]:
     try:
         parts = list(string.Formatter().parse(template))
@@ -178,7 +139,8 @@ def _template_fields(name: str, template: str) -> list[str]:
 
 def fingerprint(spark: SparkSession, source: BenchmarkSource) -> str:
     """Hash of a source's name and content."""
-    return hashlib.sha256(source.name.encode() + b"\0" + _content(spark, source.path)).hexdigest()
+    content = jsonlines.read_bytes(spark, source.path, what=WHAT)
+    return hashlib.sha256(source.name.encode() + b"\0" + content).hexdigest()
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -211,25 +173,25 @@ def read_benchmarks(
     for source in sources:
         name, there = source.name, found[source.name]
         if name not in allow_splits:
-            _refuse_held_out(name, _stem(source.path), source.path, "the file's name")
+            _refuse_held_out(name, jsonlines.stem(source.path), source.path, "the file's name")
             _refuse_held_out(name, name, source.path, "the benchmark's name")
-        for number, line in _lines(_content(spark, source.path)):
+        for number, line in jsonlines.lines(jsonlines.read_bytes(spark, source.path, what=WHAT)):
             try:
-                row = _parse(line)
+                row = jsonlines.parse(line)
                 split = str(row.get("split") or "")
                 if name not in allow_splits:
                     _refuse_held_out(name, split, source.path, f"row {number}'s split {split!r}")
                 text = _fill(name, templates[name], row) if name in templates else example_text(row)
                 if not text.strip():
-                    raise _Reject("empty", "the example's text is only whitespace")
-            except _Reject as verdict:
+                    raise RowRejected("empty", "the example's text is only whitespace")
+            except RowRejected as verdict:
                 result.rejected.append(RejectedExample(name, source.path, number, verdict.reason, verdict.detail))
                 continue
             example_id = hashlib.sha256(f"{name}\0{text}".encode()).hexdigest()[:32]
             if example_id in there:
                 result.duplicates[name] += 1
                 continue
-            split = split or ("train" if "train" in _tokens(_stem(source.path)) else "unstated")
+            split = split or ("train" if "train" in _tokens(jsonlines.stem(source.path)) else "unstated")
             there[example_id] = BenchmarkExample(example_id, name, split, text, source.path, number)
 
     for name in names:
@@ -272,39 +234,6 @@ def _nothing_usable(name: str, rejected: list[RejectedExample], sources: Iterabl
     )
 
 
-def _content(spark: SparkSession, path: str) -> bytes:
-    try:
-        if is_local(path):
-            with open(path, "rb") as stream:
-                data = stream.read()
-        else:  # benchmarks are small and needed here; Spark knows the way to any store
-            data = bytes(spark.read.format("binaryFile").load(path).select("content").collect()[0]["content"])
-        if path.lower().endswith(".gz"):
-            return gzip.decompress(data)
-        return b"".join(read_zst(io.BytesIO(data), path)) if path.lower().endswith(".zst") else data
-    except (OSError, EOFError, zlib.error, PySparkException, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"benchmark file {path} can't be read ({reason}); fetch it again") from error
-
-
-def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            yield number, line
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise _Reject("not_utf8", "the bytes are no valid UTF-8") from None
-    except (ValueError, RecursionError):
-        raise _Reject("malformed_json", "the line is no JSON") from None
-    if not isinstance(row, dict):
-        raise _Reject("malformed_json", "the line is no JSON object")
-    return row
-
-
 def _fill(name: str, template: str, row: Mapping[str, Any]) -> str:
     for key in _template_fields(name, template):
         if key not in row:
@@ -336,14 +265,14 @@ def example_text(row: Mapping[str, Any]) -> str:
     if question_key is None:
         if isinstance(row.get("text"), str):
             return _with_extras(row["text"].strip(), extras)
-        raise _Reject("unknown_shape", f"no question, query or text among the fields {sorted(row)}")
+        raise RowRejected("unknown_shape", f"no question, query or text among the fields {sorted(row)}")
     answer_key = next((key for key in ANSWERS if row.get(key) is not None), None)
     if answer_key is None:
-        raise _Reject("no_answer", f"no gold, answer or label among the fields {sorted(row)}")
+        raise RowRejected("no_answer", f"no gold, answer or label among the fields {sorted(row)}")
     question = _read_question(row, question_key)
     answer = _answer(row[answer_key], question)
     if not answer:
-        raise _Reject("no_answer", "the answer is empty")
+        raise RowRejected("no_answer", "the answer is empty")
     if question.blank:
         text = re.sub(r"_+", lambda _: answer, question.text, count=1)
     elif question.continues:
@@ -363,7 +292,7 @@ def _read_question(row: Mapping[str, Any], key: str) -> _Question:
         text, texts = listed
         choices, labels = (texts, (*choices,)) if lettered else (choices, labels)
     elif lettered and key == "query":
-        raise _Reject("unknown_shape", "the choices are letters, but the query doesn't list their texts")
+        raise RowRejected("unknown_shape", "the choices are letters, but the query doesn't list their texts")
     text, continues = _cut(text, r"\n\s*Choose the best continuation:?\s*$")
     text, fills = _cut(text, r"^\s*Fill in the blank:\s*")
     text = re.sub(r"(?m)^\s*(?:Question|Goal|Q):[ \t]*", "", text).strip()
@@ -408,9 +337,9 @@ def _answer(value: Any, question: _Question) -> str:
     elif text.isdigit():
         index = int(text)
     else:
-        raise _Reject("no_answer", "the answer is none of the choices")
+        raise RowRejected("no_answer", "the answer is none of the choices")
     if not 0 <= index < len(choices):
-        raise _Reject("no_answer", f"the answer's number is outside its {len(choices)} choices")
+        raise RowRejected("no_answer", f"the answer's number is outside its {len(choices)} choices")
     return choices[index]
 
 
