@@ -23,7 +23,8 @@ ARMS = {
 }
 POOLS = ("real", "accumulate", "replace")
 MAKING = "run estimate draft refine compare"
-MEASURING = "measure judge"
+ASKING = f"{MAKING} judge"  # whoever calls a model
+READING = "judge measure show card export review"
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,22 @@ class BareConfig:
     """One run of BARE. A field's metadata says what it means, in which unit, and which commands read it."""
 
     tables: str = option("", "where the tables are: a folder, or catalog.schema", stages="every")
-    task: str = option("", "a shipped task's name, or a YAML file of your own", stages="every")
+    generation: str | None = option(
+        None, "id of the generation to look at; default: the latest one of the tables", stages=READING
+    )
+    task: str = option("", "a shipped task's name, or a YAML file of your own", stages=MAKING)
     seeds: tuple[str, ...] = option(
-        [], "real examples: JSON lines files, a Delta table, or a BETR root's benchmark_examples", stages="every",
+        [], "real examples: JSON lines files, a Delta table, or a BETR root's benchmark_examples", stages=MAKING,
         many=True,
     )
     seeds_license: str | None = option(
-        None, "licence of the seeds whose rows state none", stages="every"
+        None, "licence of the seeds whose rows state none", stages=MAKING
     )
     benchmark: str | None = option(
-        None, "of a BETR benchmark_examples table: the benchmark whose examples are the seeds", stages="every"
+        None, "of a BETR benchmark_examples table: the benchmark whose examples are the seeds", stages=MAKING
     )
     hold_out: float = option(
-        0.2, "share of the seeds that no model is shown: measures and judge compare with them", stages="every"
+        0.2, "share of the seeds that no model is shown: measures and judge compare with them", stages=MAKING
     )
     tests: tuple[str, ...] = option(
         [], "test sets (JSON lines): rows that share a run of words with them are rejected", stages=MAKING, many=True
@@ -55,7 +59,7 @@ class BareConfig:
     judge: str | None = option(
         None, "the model that judges indistinguishability; without one it isn't measured", stages="run judge compare"
     )
-    arm: str = option("bare", f"how rows are made: {', '.join(ARMS)}", stages="run estimate draft refine every")
+    arm: str = option("bare", f"how rows are made: {', '.join(ARMS)}", stages="run estimate draft refine")
     accepted: int = option(100, "rows to accept", stages=MAKING)
     attempts: int = option(8, "drafts for one item, before it is given up", stages=MAKING)
     budget_rows: int | None = option(None, "stop after so many drafts", stages=MAKING)
@@ -63,7 +67,7 @@ class BareConfig:
     budget_cost: float | None = option(None, "stop after so much money, in the price table's currency", stages=MAKING)
     budget_seconds: float | None = option(None, "stop after so many seconds of this run", stages=MAKING)
     prices: str | None = option(
-        None, "price table (YAML): models with input_per_million, output_per_million, per_hour", stages=MAKING
+        None, "price table (YAML): models with input_per_million, output_per_million, per_hour", stages=ASKING
     )
     allow_licenses: tuple[str, ...] = option(
         [], "licences that models and seeds may have ('unknown' among them); none given: nothing is refused",
@@ -89,27 +93,27 @@ class BareConfig:
     encoder: str = option(
         "hashing:256",
         "sentence-transformers model for copies and measures: folder or name (hashing:256: words alone, no model)",
-        stages="every",
+        stages=MAKING,
     )
-    encoder_revision: str | None = option(None, "revision of a named encoder", stages="every")
+    encoder_revision: str | None = option(None, "revision of a named encoder", stages=MAKING)
     ngram: int = option(5, "words in a run, for copies", stages=MAKING)
     overlap: float = option(0.6, "share of runs in common that makes a copy", stages=MAKING)
     cosine: float = option(0.95, "cosine of embeddings that makes a copy", stages=MAKING)
-    precision: str = option("auto", "the models' arithmetic: auto, float32, bfloat16 or float16", stages=MAKING)
-    batch_tokens: int | None = option(None, "tokens that a model reads at once; default: by device", stages=MAKING)
-    gpus_per_task: float = option(0.0, "GPUs that each generating task asks for", stages=MAKING)
+    precision: str = option("auto", "the models' arithmetic: auto, float32, bfloat16 or float16", stages=ASKING)
+    batch_tokens: int | None = option(None, "tokens that a model reads at once; default: by device", stages=ASKING)
+    gpus_per_task: float = option(0.0, "GPUs that each generating task asks for", stages=ASKING)
     partitions: int | None = option(
-        None, "tasks that a wave is cut into; default: as many as the session has cores", stages=MAKING
+        None, "tasks that a wave is cut into; default: as many as the session has cores", stages=ASKING
     )
-    concurrency: int = option(8, "requests under way at once, a task (openai)", stages=MAKING)
-    timeout: float = option(120.0, "seconds for one request (openai)", stages=MAKING)
-    key_variable: str = option("OPENAI_API_KEY", "environment variable that holds the key (openai)", stages=MAKING)
+    concurrency: int = option(8, "requests under way at once, a task (openai)", stages=ASKING)
+    timeout: float = option(120.0, "seconds for one request (openai)", stages=ASKING)
+    key_variable: str = option("OPENAI_API_KEY", "environment variable that holds the key (openai)", stages=ASKING)
     insist_base: bool = option(False, "draft with a model that has a chat template", stages=MAKING)
     insist_instruct: bool = option(False, "refine with a model that has no chat template", stages=MAKING)
     judged: int = option(200, "rows that the judge is asked about", stages="run judge compare")
     arms: tuple[str, ...] = option([], "arms to compare; default: all, and real rows", stages="compare", many=True)
     trial: int = option(32, "drafts of the trial wave", stages="estimate")
-    seed: int = option(0, "seed of every hash that stands for chance", stages="every")
+    seed: int = option(0, "seed of every hash that stands for chance", stages=MAKING)
 
     def __post_init__(self) -> None:
         if not self.tables:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 from pyspark.resource.profile import ResourceProfile
 from pyspark.sql import DataFrame
-from pyspark.sql.types import StructType
 
 from bare.cost import Price, row_costs
 from bare.generators.load import GeneratorSettings, open_generator, task_device
@@ -22,8 +22,10 @@ COMPLETION = (
     "tokens_out bigint, seconds double, cost double"
 )
 
-# What a task asks for each row of a frame; None where there is nothing to ask, with the reason in the row's `error`.
-Asking = Callable[[pd.DataFrame], Sequence[Prompt | None]]
+_TOKENS = ("tokens_in", "tokens_out")
+
+# What a task asks for the rows of a frame: the rows with what was drawn for them, and their prompts (None: nothing).
+Asking = Callable[[pd.DataFrame], tuple[pd.DataFrame, Sequence[Prompt | None]]]
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Model:
 
 
 def complete(
-    rows: DataFrame, *, ask: Asking, model: Model, local: bool, profile: ResourceProfile | None = None
+    rows: DataFrame, *, ask: Asking, asked: str, model: Model, local: bool, profile: ResourceProfile | None = None
 ) -> DataFrame:
-    """The rows with the columns of COMPLETION behind their own.
+    """The rows as `ask` returns them (their schema is `asked`), with the columns of COMPLETION behind.
 
     A completion depends on its prompt, seed and sampling alone, so partitions and batches change no row (transformers:
     in float32). A row that fails is a row with finish_reason `error`; what no row can survive fails the job with
@@ -51,7 +53,7 @@ def complete(
         for frame in _windows(frames):
             yield complete_frame(frame, ask=ask, model=model, device=task_device(local))
 
-    schema = StructType([*rows.schema.fields, *StructType.fromDDL(COMPLETION).fields])
+    schema = f"{asked}, {COMPLETION}"
     if profile is None:
         return rows.mapInPandas(task, schema)
     return rows.mapInPandas(task, schema, profile=profile)
@@ -59,9 +61,10 @@ def complete(
 
 def complete_frame(frame: pd.DataFrame, *, ask: Asking, model: Model, device: str = "cpu") -> pd.DataFrame:
     """What a task does with one window of rows."""
-    asked = ask(frame)
+    rows, asked = ask(frame)
     wanted = [prompt for prompt in asked if prompt is not None]
-    answers: Iterator[Completion] = iter(open_generator(model.name, model.settings, device).generate(wanted) if wanted else [])
+    generator = open_generator(model.name, model.settings, device) if wanted else None
+    answers: Iterator[Completion] = iter(generator.generate(wanted) if generator is not None else [])
     nothing = Completion("", None, "error", 0, 0, error="there was nothing to ask")
     answered = [next(answers) if prompt is not None else nothing for prompt in asked]
     columns = {
@@ -74,11 +77,11 @@ def complete_frame(frame: pd.DataFrame, *, ask: Asking, model: Model, device: st
         "tokens_out": pd.array([a.tokens_out for a in answered], dtype="Int64"),
         "seconds": [a.seconds for a in answered],
     }
-    out = frame.assign(**columns)
+    out = rows.assign(**columns)
     if model.price is None:
         return out.assign(cost=None)
-    counts = [[None if c is None else float(c) for c in (getattr(a, name) for a in answered)] for name in ("tokens_in", "tokens_out")]
-    return out.assign(cost=row_costs(model.price, *counts, [a.seconds for a in answered]))
+    tokens_in, tokens_out = (out[name].astype("Float64").to_numpy(float, na_value=np.nan) for name in _TOKENS)
+    return out.assign(cost=row_costs(model.price, tokens_in, tokens_out, out["seconds"].to_numpy(float)))
 
 
 def _windows(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:

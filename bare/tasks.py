@@ -635,9 +635,15 @@ def shipped_tasks() -> list[str]:
 
 def load_task(name_or_path: str) -> Task:
     """A shipped task by its name, or one of your own from a YAML file; InputError names the file and what is wrong."""
+    text, where = task_text(name_or_path)
+    return parse_task(text, where=where)
+
+
+def task_text(name_or_path: str) -> tuple[str, str]:
+    """The task's YAML, and what errors call it."""
     if name_or_path in shipped_tasks():
         text = resources.files("bare").joinpath("shipped", f"{name_or_path}.yaml").read_text(encoding="utf-8")
-        return parse_task(text, where=f"task {name_or_path}")
+        return text, f"task {name_or_path}"
     path = Path(name_or_path).expanduser()
     if not path.is_file():
         raise InputError(
@@ -648,7 +654,7 @@ def load_task(name_or_path: str) -> Task:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"task file {path} can't be read ({error}); give a YAML file in UTF-8") from error
-    return parse_task(text, where=f"task file {path}")
+    return text, f"task file {path}"
 
 
 def parse_task(text: str, *, where: str = "task") -> Task:

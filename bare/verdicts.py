@@ -7,6 +7,7 @@ only of one that is kept. So neither batch nor order of input changes a verdict.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -180,14 +181,14 @@ def check_rows(
         elif by_grams.share[k] >= config.overlap:
             _reject(out, position, COPY_OF_SEED, _shared_runs(by_grams.share[k], config),
                     seeds.ids[by_grams.other[k]], NGRAMS, by_grams.share[k])  # fmt: skip
-    _reject_near_seeds(out, _vectors(vectors, len(rows), "rows"), seeds, config)
+    reject_near_seeds(out, _vectors(vectors, len(rows), "rows"), seeds, config)
     return out
 
 
-def _reject_near_seeds(
+def reject_near_seeds(
     out: pd.DataFrame, vectors: npt.NDArray[np.float64] | None, seeds: SeedIndex | None, config: VerdictConfig
 ) -> None:
-    """What passed so far, against the seeds by embedding, where both have vectors."""
+    """What passed so far, against the seeds by embedding, where both have vectors; `out` (COLUMNS) is changed."""
     if vectors is None or seeds is None or seeds.vectors is None:
         return
     passed = np.flatnonzero(out["reason"].isna())
@@ -362,7 +363,7 @@ def reject_copies(
     texts = ["reason", "detail", "matched_id", "matched_by"]  # all null, they may come back from a table as numbers
     out = out.assign(**{column: out[column].astype(object) for column in texts}, overlap=out["overlap"].astype(float))
     mine = _vectors(vectors, len(out), "rows")
-    _reject_near_seeds(out, mine, seeds, config)
+    reject_near_seeds(out, mine, seeds, config)
     passed = np.flatnonzero(out["reason"].isna())
     before = 0 if accepted is None else len(accepted)
     ids = ([] if accepted is None else accepted["row_id"].tolist()) + out["row_id"].iloc[passed].tolist()
@@ -377,9 +378,52 @@ def reject_copies(
     for k, position in enumerate(passed.tolist(), start=before):
         if copies.of[k] >= 0:
             share, by = float(copies.overlap[k]), str(copies.by[k])
-            detail = {EXACT: "the same words", EMBEDDING: f"cosine {share:.3f}"}.get(by) or _shared_runs(share, config)
-            _reject(out, position, COPY_OF_ROW, detail, ids[copies.of[k]], by, share)
+            _reject(out, position, COPY_OF_ROW, copy_detail(by, share, config), ids[copies.of[k]], by, share)
     return out
+
+
+def copy_detail(by: str, share: float, config: VerdictConfig) -> str:
+    """How a copy was seen, for a person."""
+    return {EXACT: "the same words", EMBEDDING: f"cosine {share:.3f}"}.get(by) or _shared_runs(share, config)
+
+
+def match_accepted(
+    texts: Sequence[str],
+    accepted_ids: Sequence[str],
+    accepted_texts: Sequence[str],
+    *,
+    config: VerdictConfig,
+    vectors: npt.ArrayLike | None = None,
+    accepted_vectors: npt.ArrayLike | None = None,
+) -> pd.DataFrame:
+    """For each text the accepted row that it copies: matched_id, matched_by, overlap, null for none.
+
+    The strongest sign (same words, runs of words, embedding), then the most in common, then the smaller id: so parts of
+    the accepted rows may be looked through apart, and the best of the parts' answers taken.
+    """
+    order = np.array(sorted(range(len(accepted_ids)), key=lambda i: accepted_ids[i]), np.int64)
+    ids, theirs = [accepted_ids[i] for i in order], [accepted_texts[i] for i in order]
+    exact: dict[str, int] = {}
+    for position, text in enumerate(theirs):
+        exact.setdefault(normalised(text), position)
+    index = GramIndex()
+    index.add(Grams.of(theirs, config.ngram))
+    by_grams = index.best(Grams.of(texts, config.ngram), measure=config.measure)
+    mine = _vectors(vectors, len(texts), "rows")
+    others = _vectors(accepted_vectors, len(ids), "accepted rows")
+    by_vector = nearest(mine, others[order]) if mine is not None and others is not None else None
+    found: list[tuple[str | None, str | None, float]] = []
+    for k, text in enumerate(texts):
+        same = exact.get(normalised(text))
+        if same is not None:
+            found.append((ids[same], EXACT, 1.0))
+        elif by_grams.other[k] >= 0 and by_grams.share[k] >= config.overlap:
+            found.append((ids[by_grams.other[k]], NGRAMS, float(by_grams.share[k])))
+        elif by_vector is not None and by_vector.other[k] >= 0 and by_vector.share[k] >= config.cosine:
+            found.append((ids[by_vector.other[k]], EMBEDDING, float(by_vector.share[k])))
+        else:
+            found.append((None, None, math.nan))
+    return pd.DataFrame(found, columns=["matched_id", "matched_by", "overlap"])
 
 
 def count_reasons(reasons: Sequence[str | None] | pd.Series) -> dict[str, int]:

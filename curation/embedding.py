@@ -23,10 +23,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.resource import ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from curation.errors import InputError, MissingExtraError, SchemaError
+from curation.session import is_local_session
 from curation.tables import TableSpec
 
 Kind = Literal["query", "document"]
@@ -349,7 +350,7 @@ def embed(
     missing = [column for column in (id_column, "text") if column not in rows.columns]
     if missing:
         raise SchemaError(f"embed: rows lack {missing}; they have {rows.columns}")
-    local = _is_local(rows.sparkSession)
+    local = is_local_session(rows.sparkSession)
 
     def embed_task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return embed_batches(batches, encoder=encoder, kind=kind, local=local)
@@ -368,13 +369,6 @@ def tokenizer_of(encoder: Encoder) -> str | None:
     folder, _ = _find(encoder.model, encoder.revision)
     places = (folder / "tokenizer.json", *sorted(folder.glob("*/tokenizer.json")))
     return next((str(path) for path in places if path.is_file()), None)
-
-
-def _is_local(spark: SparkSession) -> bool:
-    try:
-        return (spark.conf.get("spark.master", "") or "").startswith("local")
-    except Exception:  # some Connect servers keep their settings to themselves
-        return False
 
 
 def embedding_profile(gpus_per_task: float) -> ResourceProfile | None:

@@ -62,6 +62,14 @@ def is_connect(spark: SparkSession) -> bool:
     return ".connect." in type(spark).__module__
 
 
+def is_local_session(spark: SparkSession) -> bool:
+    """True where executors are threads of this machine's own process: a GPU of this machine is theirs."""
+    try:
+        return (spark.conf.get("spark.master", "") or "").startswith("local")
+    except Exception:  # some Connect servers keep their settings to themselves
+        return False
+
+
 def default_parallelism(spark: SparkSession) -> int:
     """Cores that the session can use at once, at least 1 (Connect: shuffle partitions stand in for it)."""
     if is_connect(spark):

@@ -1,0 +1,76 @@
+"""The command line: `bare run` and one command a stage or view; made from BareConfig, with the manners of `betr`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from bare import pipeline
+from bare.config import BareConfig
+from bare.show import VIEWS
+from curation.command import config_parser, open_session, read_config, run_command
+from curation.progress import Terminal
+
+COMMANDS = {
+    "run": "draft, refine and judge until enough rows are accepted or a budget is spent",
+    "estimate": "make a small trial wave, and say what the rest would cost",
+    "draft": "draft every item that lacks an accepted row",
+    "refine": "refine and judge what is drafted",
+    "judge": "ask a judge which of three real rows and a synthetic one is the worst",
+    "measure": "measure the accepted rows beside real ones",
+    "compare": "make the same rows in several ways, and compare them at equal rows and at equal cost",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0, 1 bad input (one sentence), 2 usage, 130 interrupted."""
+    return run_command("bare", build_parser(), _run, sys.argv[1:] if argv is None else argv)
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="bare",
+        description="Base drafts, instruct refines: synthetic examples for a task, diverse and right, each explained.",
+        epilog="`bare COMMAND --help` tells the options of a command with their defaults.",
+    )
+    commands = parser.add_subcommands(dest="command", metavar="COMMAND")
+    for name, help_ in COMMANDS.items():
+        commands.add_subcommand(name, config_parser(BareConfig, name), help=help_)
+    show = config_parser(BareConfig, "show")
+    show.add_argument("view", type=str, nargs="?", default="summary", choices=VIEWS, help="what to show")
+    commands.add_subcommand("show", show, help="verdicts, rows, measures, rounds, generations")
+    card = config_parser(BareConfig, "card")
+    card.add_argument("--out", type=str, default="README.md", help="file to write the data card to")
+    commands.add_subcommand("card", card, help="write the data card of a generation")
+    export = config_parser(BareConfig, "export")
+    export.add_argument("--out", type=str, required=True, help="JSON lines file (.jsonl, .jsonl.gz) to write")
+    commands.add_subcommand("export", export, help="write the accepted rows with where each comes from")
+    commands.add_subcommand("review", _review_parser(), help="people in the loop: sheets out, verdicts in")
+    return parser
+
+
+def _review_parser() -> ArgumentParser:
+    review = ArgumentParser()
+    parts = review.add_subcommands(dest="command", metavar="export|import")
+    export = config_parser(BareConfig, "review")
+    export.add_argument("--out", type=str, required=True, help="folder for the sheet (CSV) and the page to read")
+    export.add_argument("--rows", type=int, default=50, help="rows to review, from each verdict in its share")
+    parts.add_subcommand("export", export, help="write a stratified sample: sheet.csv and page.html")
+    import_ = config_parser(BareConfig, "review")
+    import_.add_argument("--sheet", type=str, nargs="+", required=True, help="filled-in sheets (CSV)")
+    parts.add_subcommand("import", import_, help="read sheets that came back; a bad one is refused whole")
+    return review
+
+
+def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
+    config = read_config(BareConfig, arguments)
+    spark = open_session(arguments)
+    extra = {name: arguments[name] for name in ("view", "out", "rows", "sheet") if name in arguments}
+    return pipeline.COMMANDS[command](config, spark=spark, terminal=terminal, **extra)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

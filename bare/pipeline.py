@@ -1,0 +1,92 @@
+"""BARE, from a few real examples to accepted rows: a base model drafts, an instruct model refines (BARE 3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from bare import measuring, show, stages
+from bare.config import BareConfig
+from bare.run import Run
+from bare.tables import DRAFTS, REFINED, VERDICTS
+from curation.errors import input_errors
+from curation.progress import Terminal
+from curation.session import get_session
+from curation.tables import Tables, hold
+
+
+def bare(run: Run) -> None:
+    """The method. Waves of drafts, refinements and verdicts until enough rows are accepted, or the budget is spent."""
+    stages.prepare(run)  # task, seeds, models, licences: what can be refused is refused before any token
+    finish_waves(run)  # what a killed run left
+    for round_ in range(run.config.rounds):
+        settings = stages.round_settings(run, round_)
+        while not spent(run):
+            wave = stages.draft(run, round_, settings)  # the base model drafts, from a few real examples
+            if wave is None:
+                break
+            stages.refine(run, wave, settings)  # the instruct model refines each draft
+            stages.judge_rows(run, wave)  # accepted, or rejected for one reason
+        if run.stopped_by and not accepted_in(run, round_):
+            break
+        if measuring.close_round(run, round_).halted:  # every measure against the round before and against real rows
+            run.stopped_by = f"collapse control halted it after round {round_}"
+            break
+    if not run.stopped_by and run.totals.accepted < run.config.accepted:
+        run.stopped_by = "attempts"  # every item that is left was drafted as often as it may be
+    measuring.judge(run)
+    measuring.measure(run)
+
+
+def finish_waves(run: Run) -> None:
+    """Refine and judge what is drafted already: a killed run's wave, or what `bare draft` left."""
+    for wave in sorted(run.waves(DRAFTS) - run.waves(VERDICTS)):
+        settings = stages.round_settings(run, stages.round_of_wave(run, wave))
+        if wave not in run.waves(REFINED):
+            stages.refine(run, wave, settings)
+        stages.judge_rows(run, wave)
+
+
+def spent(run: Run) -> bool:
+    """Whether rows or budget are reached; says which in `run.stopped_by`."""
+    config, totals = run.config, run.totals
+    limits = (
+        ("accepted", totals.accepted, config.accepted),
+        ("budget_rows", totals.drafts, config.budget_rows),
+        ("budget_tokens", totals.tokens_in + totals.tokens_out, config.budget_tokens),
+        ("budget_cost", totals.cost, config.budget_cost),
+        ("budget_seconds", time.monotonic() - run.started, config.budget_seconds),
+    )
+    for name, value, limit in limits:
+        if value is not None and limit is not None and value >= limit:
+            run.stopped_by = name
+            return True
+    return False
+
+
+def accepted_in(run: Run, round_: int) -> bool:
+    """Whether a round has accepted rows."""
+    return bool(run.mine(VERDICTS).where("accepted").where(f"round = {round_}").limit(1).count())
+
+
+def run(config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
+    """Draft, refine and judge until `--accepted` rows stand or a budget is spent; the object that `--json` prints.
+
+    Raises InputError for bad input (nothing half-written) and TablesBusyError while another run holds the tables.
+    """
+    with opened(config, spark, terminal) as this:
+        bare(this)
+        show.summarise(this)
+        return show.report(this)
+
+
+@contextmanager
+def opened(config: BareConfig, spark: SparkSession | None = None, terminal: Terminal | None = None) -> Iterator[Run]:
+    """The tables root of `config`, held against other runs while the body works on it."""
+    spark = spark or get_session()
+    with input_errors(), hold(Tables(spark, config.tables)):
+        yield Run(config, spark, terminal or Terminal())
