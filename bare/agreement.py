@@ -263,4 +263,3 @@ def decide(automatic_reason: str | None, reviews: Sequence[Review]) -> Settled:
         return Settled(False, automatic_reason, REVIEW)
     said = sorted(f"{r.reviewer}: {r.reason}" for r in reviews if r.verdict == "reject")
     return Settled(False, REVIEWED, REVIEW, f"reviewed: {'; '.join(said)}")
-
