@@ -46,8 +46,9 @@ READINGS = (
     Reading(
         "indistinguishability", "Indistinguishability",
         "A judge sees three real rows and this one, and names the worst: the share of answers that name another. "
-        f"Chance is {CHANCE:.0%}: an interval below it says that the judge finds the synthetic rows worse than real ones, one "
-        "above it that it prefers them. It is no better than its judge.", "quality", "higher", share=True,
+        f"Chance is {CHANCE:.0%}: an interval below it says that the judge finds the synthetic rows worse than "
+        "real ones, one above it that it prefers them. It is no better than its judge.",
+        "quality", "higher", share=True,
     ),
     Reading(
         "judge_abstained", "Unreadable answers of the judge",

@@ -77,14 +77,25 @@ def number(value: Real | float | None) -> str:
         return "yes" if value else "no"
     if isinstance(value, Integral):
         return f"{int(value):,}".replace("-", "−")
-    figure = float(value)
+    return _decimal(float(value), _digits(float(value)))
+
+
+_SIZES = ((1000, 0), (100, 1), (10, 2), (0.1, 3), (0.01, 4), (0.001, 5))
+
+
+def _digits(figure: float) -> int | None:
+    """Decimals for about three digits that count; None for what is too large or too small to write out."""
+    size = abs(figure)
+    if not size:
+        return 3
+    return None if size >= 1e15 else next((digits for least, digits in _SIZES if size >= least), None)
+
+
+def _decimal(figure: float, digits: int | None) -> str:
     if math.isinf(figure):
         return "∞" if figure > 0 else "−∞"
-    size = abs(figure)
-    digits = next((d for least, d in ((1000, 0), (100, 1), (10, 2), (0.0005, 3)) if size >= least), None)
-    if digits is None or size >= 1e15:
-        return f"{figure:.2e}".replace("-", "−") if size else "0.000"
-    return f"{figure:,.{digits}f}".replace("-", "−")
+    told = f"{figure:.2e}" if digits is None and figure else f"{figure + 0.0:,.{digits or 0}f}"
+    return told.replace("-", "−")
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -93,13 +104,14 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def interval(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """`0.312 [0.290, 0.334]`: a figure with its interval; an end that nobody knows is open."""
+    """`0.312 [0.290, 0.334]`: a figure with its interval, all to the figure's own decimals; an open end is infinite."""
     if value is None:
         return ABSENT
     if low is None and high is None:
         return number(value)
-    below, above = number(low) if low is not None else "−∞", number(high) if high is not None else "∞"
-    return f"{number(value)} [{below}, {above}]"
+    digits = _digits(float(value or high or low or 0.0))
+    below, above = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    return f"{_decimal(float(value), digits)} [{_decimal(below, digits)}, {_decimal(above, digits)}]"
 
 
 # -- the frame ---------------------------------------------------------------------------------------------------------
@@ -203,14 +215,15 @@ def _cell(value: object) -> object:
     return number(value) if value is None or isinstance(value, Real) else value
 
 
-_NUMERIC = re.compile(r"[−+-]?[\d.,]+(?:e[−+-]?\d+)?%?(?: \[.*\])?(?: [A-Z]{3})?|[–∞]")
+_NUMERIC = re.compile(r"[−+-]?[\d.,]+(?:e[−+-]?\d+)?%?(?: ?\[.*\]| to [\d.,]+)?(?: [A-Z]{3})?|[–∞]")
+_TAG = re.compile(r"</?\w+>")
 
 
 def _is_numeric(cells: Sequence[object]) -> bool:
     """Whether a column is one of figures: numbers, or texts that begin as one, and dashes; not dashes alone."""
     if not any(isinstance(c, Real) or str(c) not in ("", "None", ABSENT) for c in cells):
         return False
-    return all(c is None or c == "" or isinstance(c, Real) or bool(_NUMERIC.fullmatch(str(c))) for c in cells)
+    return all(c is None or c == "" or isinstance(c, Real) or _NUMERIC.fullmatch(_TAG.sub("", str(c))) for c in cells)
 
 
 # -- charts ------------------------------------------------------------------------------------------------------------
@@ -643,8 +656,9 @@ caption{text-align:left;color:var(--quiet);padding-bottom:.35rem}
 th,td{padding:.36rem .9rem .36rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule)}
 th:last-child,td:last-child{padding-right:0}
 thead th{font-weight:600;vertical-align:bottom;border-bottom:1.5px solid var(--quiet)}
-tbody th{font-weight:400}
+tbody th{font-weight:400;min-width:6rem}
 .n{text-align:right;white-space:nowrap}
+td small{color:var(--quiet);font-size:.83rem}
 .beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,23rem),1fr));gap:1rem 1.4rem;
 margin:1rem 0;align-items:start}
 figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:6px;padding:.8rem .9rem .6rem;

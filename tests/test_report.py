@@ -135,7 +135,7 @@ def test_markup_is_only_what_this_module_made() -> None:
     [
         (None, "–"), (float("nan"), "–"), (0, "0"), (0.0, "0.000"), (-0.0, "0.000"), (12, "12"), (1234567, "1,234,567"),
         (-5, "−5"), (0.3126, "0.313"), (-0.3126, "−0.313"), (12.345, "12.35"), (123.45, "123.5"), (12345.6, "12,346"),
-        (0.000123, "1.23e−04"), (float("inf"), "∞"), (True, "yes"), (1e20, "1.00e+20"),
+        (0.000123, "1.23e−04"), (0.00612, "0.00612"), (0.0999, "0.0999"), (float("inf"), "∞"), (True, "yes"), (1e20, "1.00e+20"),
     ],
 )  # fmt: skip
 def test_figures_look_the_same_everywhere(value: float | None, shown: str) -> None:
@@ -146,7 +146,9 @@ def test_figures_look_the_same_everywhere(value: float | None, shown: str) -> No
 def test_shares_and_intervals_in_words() -> None:
     assert (report.percent(0.1234), report.percent(None), report.percent(1, 0)) == ("12.3%", "–", "100%")
     assert report.interval(0.5, 0.25, 0.75) == "0.500 [0.250, 0.750]"
-    assert report.interval(0.5, 0.25) == "0.500 [0.250, ∞]" and report.interval(7) == "7" and report.interval(None) == "–"
+    assert report.interval(0.104, 0.0931, 0.115) == "0.104 [0.093, 0.115]"
+    assert report.interval(0.00612, 0.005, 0.1) == "0.00612 [0.00500, 0.10000]" and report.interval(0.0, 0.0, 0.02) == "0.0000 [0.0000, 0.0200]"
+    assert report.interval(0.5, 0.25) == "0.500 [0.250, ∞]" and report.interval(7) == "7" and report.interval(7, 5, 9) == "7.000 [5.000, 9.000]" and report.interval(None) == "–"
 
 
 def test_columns_of_figures_stand_right_and_others_left() -> None:
