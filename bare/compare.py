@@ -74,7 +74,7 @@ class Arm:
 
     def spent(self, unit: Unit) -> npt.NDArray[np.float64]:
         """What each draft took; NaN where nobody told."""
-        return np.asarray(pd.to_numeric(self.rows[unit]), np.float64)
+        return np.asarray(pd.to_numeric(self.rows[unit]).to_numpy(np.float64, na_value=np.nan))
 
     def until(self, drafts: int) -> Arm:
         """The arm as it was after so many drafts."""

@@ -300,7 +300,7 @@ def _rounds(run: RunReport) -> list[Html]:
         note = f"{about.better} is better" if about.better else ""
         charts.append(
             report.line_chart(
-                about.title, {name: points}, x_label="round", reference=line, share=about.share, note=note
+                about.title, {about.title: points}, x_label="round", reference=line, share=about.share, note=note
             )
         )
     lines = [(str(r.number), r.accepted, r.action + (", halted" if r.halted else ""), r.reason) for r in rounds]

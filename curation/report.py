@@ -447,7 +447,8 @@ def line_chart(
             parts += [_mark(k, *place) for place in trace]
     parts.append(_below(x, bottom, x_label))
     said = [
-        f"{name}: " + ", ".join(f"{number(at)}: {interval(p.value, p.low, p.high)}" for at, p in each)
+        f"{name}: "
+        + ", ".join(f"{number(int(at) if whole else at)}: {interval(p.value, p.low, p.high)}" for at, p in each)
         for name, each in lines.items()
     ]
     return _figure(title, "; ".join(said), bottom + (44 if x_label else 26), parts, note)

@@ -190,6 +190,13 @@ def test_unknown_spending_is_no_spending_of_nothing() -> None:
     assert found["a", "cost_per_accepted"].value is None and found["a", "tokens_per_accepted"].value == 102
 
 
+def test_nullable_columns_of_pandas_are_read_as_well() -> None:
+    plain = arm("a", "yynyy", [1.0, None, 1.0, 1.0, 1.0])
+    types = {"cost": "Float64", "tokens": "Int64", "accepted": "boolean", "label": "string", "judged": "string"}
+    rows = plain.rows.assign(tokens=[1, None, 2, 3, 4])
+    assert compare([Arm("a", rows.astype(types))], units=["seconds"]) == compare([Arm("a", rows)], units=["seconds"])
+
+
 def test_labels_count_only_where_all_accepted_rows_have_one() -> None:
     labelled, without = arm("a", "yyyyyyyy"), arm("b", "yyyyyyyy", label=[None, *"abababa"])
     assert any(row.measure == "label_distance" for row in compare([labelled], wanted={"a": 0.5, "b": 0.5}))
