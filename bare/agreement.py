@@ -16,6 +16,8 @@ from curation.errors import InputError
 
 Verdict = Literal["accept", "reject"]
 VERDICTS = ("accept", "reject")
+REVIEWED = "rejected_in_review"  # the reason of a row that people reject and the automatic verdict accepts
+AUTOMATIC, REVIEW = "automatic", "review"  # who decided
 SHOWN = ("row_id", "label", "draft", "refined", "automatic")  # what the sheet shows, and must come back unchanged
 FILLED = ("verdict", "reason", "reviewer")  # what a reviewer fills in
 COLUMNS = (*SHOWN, *FILLED)
@@ -57,6 +59,16 @@ class Agreement:
     observed: float | None
     expected: float | None
     kappa: float | None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A row's verdict after review. detail: what people said, None where the automatic verdict's own detail stands."""
+
+    accepted: bool
+    reason: str | None
+    decided_by: str
+    detail: str | None = None
 
 
 # -- the sheet ---------------------------------------------------------------------------------------------------------
@@ -226,3 +238,28 @@ def settle(verdicts: Sequence[Verdict]) -> Verdict | None:
     if not verdicts:
         return None
     return "accept" if 2 * verdicts.count("accept") > len(verdicts) else "reject"
+
+
+def decide(automatic_reason: str | None, reviews: Sequence[Review]) -> Settled:
+    """A row's verdict after review: people overrule the automatic one by majority, and a tie rejects.
+
+    automatic_reason: None where it was accepted; reviews: all of this row, one a reviewer. A rejection that people
+    confirm keeps its automatic reason, which says more; one that they make is REVIEWED, with their reasons as detail.
+    Reviews in any order decide the same; without any the automatic verdict stands.
+    """
+    rows = sorted({review.row_id for review in reviews})
+    if len(rows) > 1:
+        raise InputError(f"review: a row is settled by its own reviews; got those of {', '.join(rows)}")
+    twice = [name for name, count in Counter(review.reviewer for review in reviews).items() if count > 1]
+    if twice:
+        raise InputError(f"review: {twice[0]} reviewed {reviews[0].row_id} more than once; keep the later sheet alone")
+    verdict = settle([review.verdict for review in reviews])
+    if verdict is None:
+        return Settled(automatic_reason is None, automatic_reason, AUTOMATIC)
+    if verdict == "accept":
+        detail = None if automatic_reason is None else f"accepted in review against {automatic_reason}"
+        return Settled(True, None, REVIEW, detail)
+    if automatic_reason is not None:
+        return Settled(False, automatic_reason, REVIEW)
+    said = sorted(f"{r.reviewer}: {r.reason}" for r in reviews if r.verdict == "reject")
+    return Settled(False, REVIEWED, REVIEW, f"reviewed: {'; '.join(said)}")

@@ -150,23 +150,36 @@ def estimate(
             f"the trial wave accepted none of its {len(cost)} rows, so nothing can be estimated; look at the "
             "reasons with `bare show`, then try again"
         )
-    counts = resampled_counts(len(cost), REPLICATES, seed=seed).astype(float)
-    accepted_then = counts @ kept
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = np.where(accepted_then > 0, counts @ cost / accepted_then * wanted, np.inf)
-    value = float(cost.sum() / kept.sum() * wanted)
-    low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
+    value, low, high = per_accepted(cost, kept, seed=seed)
     per_row = wanted / kept.sum()
     return Estimate(
-        cost=value,
-        low=min(float(low), value),
-        high=max(float(high), value) if np.isfinite(high) else None,
+        cost=value * wanted,
+        low=low * wanted,
+        high=None if high is None else high * wanted,
         drafts=math.ceil(len(cost) * per_row),
         tokens=0 if tokens is None else math.ceil(float(np.sum(np.asarray(tokens, np.float64))) * per_row),
         seconds=0.0 if seconds is None else float(np.sum(np.asarray(seconds, np.float64)) * per_row),
         trial=len(cost),
         accepted=int(kept.sum()),
     )
+
+
+def per_accepted(
+    spent: npt.ArrayLike, accepted: npt.ArrayLike, *, replicates: int = REPLICATES, seed: int = 0
+) -> tuple[float, float, float | None]:
+    """What one accepted row takes, the rejected rows' share in it, with its 95% interval: (value, low, high).
+
+    An entry for each draft, of which one at least is accepted and all are known. The interval is a bootstrap over
+    drafts, in which spending and acceptance vary together; high is None where too many replicates accept no row.
+    """
+    cost, kept = np.asarray(spent, np.float64), np.asarray(accepted, bool)
+    counts = resampled_counts(len(cost), replicates, seed=seed).astype(float)
+    accepted_then = counts @ kept
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = np.where(accepted_then > 0, counts @ cost / accepted_then, np.inf)
+    value = float(cost.sum() / kept.sum())
+    low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
+    return value, min(float(low), value), max(float(high), value) if np.isfinite(high) else None
 
 
 # -- licences ----------------------------------------------------------------------------------------------------------

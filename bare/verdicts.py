@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bare.agreement import REVIEWED
 from bare.overlap import Best, Floats, GramIndex, Grams, Indices, TestIndex, nearest, normalised, share_of
 from bare.tasks import CHECK_FAILED, FAILED, FIELD_MISSING, NOT_PARSED, REFUSED, TRUNCATED, Parsed, Seeds, Task
 from curation.errors import InputError
@@ -427,11 +428,15 @@ def match_accepted(
 
 
 def count_reasons(reasons: Sequence[str | None] | pd.Series) -> dict[str, int]:
-    """Rows for each reason, in the order of precedence, and the accepted ones (reason null) under `accepted`."""
+    """Rows for each reason, in the order of precedence, and the accepted ones (reason null) under `accepted`.
+
+    What people rejected (REVIEWED) stands last: it is no automatic reason, so REASONS doesn't hold it.
+    """
     series = pd.Series(list(reasons), dtype=object)
     counts = series.dropna().value_counts()
-    unknown = sorted(set(counts.index) - set(REASONS))
+    known = (*REASONS, REVIEWED)
+    unknown = sorted(set(counts.index) - set(known))
     if unknown:
-        raise InputError(f"verdicts: {unknown[0]!r} is no reason; there are {', '.join(REASONS)}")
-    fell = {reason: int(counts[reason]) for reason in REASONS if reason in counts}
+        raise InputError(f"verdicts: {unknown[0]!r} is no reason; there are {', '.join(known)}")
+    fell = {reason: int(counts[reason]) for reason in known if reason in counts}
     return {"accepted": int(series.isna().sum()), **fell}

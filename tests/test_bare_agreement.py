@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -12,11 +13,14 @@ from sklearn.metrics import cohen_kappa_score
 
 from bare.agreement import (
     COLUMNS,
+    REVIEWED,
     Agreement,
     Review,
+    Settled,
     SheetRow,
     agreements,
     cohens_kappa,
+    decide,
     read_sheet,
     settle,
     stratified_sample,
@@ -147,6 +151,44 @@ def test_each_reviewer_is_compared_with_the_verdicts_and_with_each_other() -> No
 def test_reviewers_settle_by_majority_and_a_tie_rejects() -> None:
     assert settle(["accept", "accept", "reject"]) == "accept" and settle(["accept"]) == "accept"
     assert settle(["accept", "reject"]) == "reject" and settle(["reject"]) == "reject" and settle([]) is None
+
+
+def reviews_of(*verdicts: str) -> list[Review]:
+    return [Review("r1", v, f"why {i}" if v == "reject" else "", f"p{i}") for i, v in enumerate(verdicts)]  # type: ignore[arg-type]
+
+
+def test_people_overrule_the_automatic_verdict_by_majority() -> None:
+    assert decide("copy_of_seed", []) == Settled(False, "copy_of_seed", "automatic")
+    assert decide(None, []) == Settled(True, None, "automatic")
+    assert decide(None, reviews_of("reject", "accept", "reject")) == Settled(False, REVIEWED, "review", "reviewed: p0: why 0; p2: why 2")
+    against = decide("copy_of_seed", reviews_of("accept", "accept", "reject"))
+    assert against == Settled(True, None, "review", "accepted in review against copy_of_seed")
+    assert decide(None, reviews_of("accept")) == Settled(True, None, "review")
+
+
+def test_a_tie_rejects_and_a_confirmed_rejection_keeps_its_reason() -> None:
+    assert decide(None, reviews_of("accept", "reject")).reason == REVIEWED
+    assert decide("truncated", reviews_of("accept", "reject")) == Settled(False, "truncated", "review")
+    assert decide("truncated", reviews_of("reject")) == Settled(False, "truncated", "review")
+
+
+@given(st.lists(st.sampled_from(["accept", "reject"]), max_size=6), st.sampled_from([None, "truncated"]), st.randoms())
+@settings(deadline=None)
+def test_the_order_of_reviews_changes_no_decision(verdicts: list[str], reason: str | None, chance: random.Random) -> None:
+    given_ = reviews_of(*verdicts)
+    shuffled = chance.sample(given_, len(given_))
+    found = decide(reason, given_)
+    assert found == decide(reason, shuffled)
+    assert found.accepted == (found.reason is None)
+    if verdicts:
+        assert found.accepted == (verdicts.count("accept") > verdicts.count("reject"))
+
+
+def test_a_row_is_settled_by_its_own_reviews_one_a_reviewer() -> None:
+    with pytest.raises(InputError, match="settled by its own reviews; got those of r1, r2"):
+        decide(None, [Review("r1", "accept", "", "ann"), Review("r2", "accept", "", "bo")])
+    with pytest.raises(InputError, match="ann reviewed r1 more than once; keep the later sheet"):
+        decide(None, [Review("r1", "accept", "", "ann"), Review("r1", "reject", "x", "ann")])
 
 
 @given(st.lists(st.sampled_from("aaaabbc"), min_size=1, max_size=60), st.integers(1, 70))

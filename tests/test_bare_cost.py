@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bare.cost import Price, PriceTable, check_licenses, estimate, load_prices, row_costs
+from bare.cost import Price, PriceTable, check_licenses, estimate, load_prices, per_accepted, row_costs
 from curation.errors import InputError
 
 PRICES = """
@@ -97,6 +97,19 @@ def test_a_trial_that_says_nothing_gives_no_estimate() -> None:
         estimate([1.0], [True, True], wanted=5)
     with pytest.raises(InputError, match="at least 1; got 0"):
         estimate([1.0], [True], wanted=0)
+
+
+def test_the_interval_of_an_accepted_rows_cost_is_that_of_drafts_drawn_again() -> None:
+    """Against a plain bootstrap with numpy's generator: the rejected rows' cost is shared out each time."""
+    rng = np.random.default_rng(3)
+    spent, kept = rng.gamma(2, 1.5, size=150), rng.random(150) < 0.4
+    value, low, high = per_accepted(spent, kept)
+    drawn = [spent[rows].sum() / kept[rows].sum() for rows in rng.integers(0, 150, size=(4_000, 150))]
+    assert value == pytest.approx(spent.sum() / kept.sum()) and high is not None
+    assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), rel=0.03)
+    assert per_accepted(spent, kept) == (value, low, high)
+    found = estimate(spent, kept, wanted=50)
+    assert (found.cost, found.low, found.high) == (value * 50, low * 50, high * 50)
 
 
 def test_licences_that_are_not_allowed_are_refused_together_by_name() -> None:

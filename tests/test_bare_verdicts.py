@@ -369,6 +369,8 @@ def test_rejected_rows_have_no_copies_and_accepted_ones_stay() -> None:
 def test_reasons_are_counted_in_their_order() -> None:
     assert count_reasons([None, "copy_of_row", "refused", None, "copy_of_row"]) == {"accepted": 2, "refused": 1, "copy_of_row": 2}
     assert list(count_reasons(["copy_of_row", "refused"])) == ["accepted", "refused", "copy_of_row"]
+    assert list(count_reasons(["rejected_in_review", "copy_of_row"])) == ["accepted", "copy_of_row", "rejected_in_review"]
+    assert "rejected_in_review" not in REASONS
     with pytest.raises(InputError, match="'ugly' is no reason"):
         count_reasons(["ugly"])
 
