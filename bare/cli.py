@@ -48,12 +48,13 @@ def build_parser() -> ArgumentParser:
     export = config_parser(BareConfig, "export")
     export.add_argument("--out", type=str, required=True, help="JSON lines file (.jsonl, .jsonl.gz) to write")
     commands.add_subcommand("export", export, help="write the accepted rows with where each comes from")
-    commands.add_subcommand("review", _review_parser(), help="people in the loop: sheets out, verdicts in")
+    _add_review(commands)
     return parser
 
 
-def _review_parser() -> ArgumentParser:
+def _add_review(commands: Any) -> None:
     review = ArgumentParser()
+    commands.add_subcommand("review", review, help="people in the loop: sheets out, verdicts in")
     parts = review.add_subcommands(dest="command", metavar="export|import")
     export = config_parser(BareConfig, "review")
     export.add_argument("--out", type=str, required=True, help="folder for the sheet (CSV) and the page to read")
@@ -62,7 +63,6 @@ def _review_parser() -> ArgumentParser:
     import_ = config_parser(BareConfig, "review")
     import_.add_argument("--sheet", type=str, nargs="+", required=True, help="filled-in sheets (CSV)")
     parts.add_subcommand("import", import_, help="read sheets that came back; a bad one is refused whole")
-    return review
 
 
 def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:

@@ -13,7 +13,7 @@ from bare import measuring, show, stages
 from bare.config import BareConfig
 from bare.run import Run
 from bare.tables import DRAFTS, REFINED, VERDICTS
-from curation.errors import input_errors
+from curation.errors import InputError, input_errors
 from curation.progress import Terminal
 from curation.session import get_session
 from curation.tables import Tables, hold
@@ -73,6 +73,9 @@ def accepted_in(run: Run, round_: int) -> bool:
     return bool(run.mine(VERDICTS).where("accepted").where(f"round = {round_}").limit(1).count())
 
 
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
 def run(config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
     """Draft, refine and judge until `--accepted` rows stand or a budget is spent; the object that `--json` prints.
 
@@ -84,9 +87,65 @@ def run(config: BareConfig, *, spark: SparkSession | None = None, terminal: Term
         return show.report(this)
 
 
+def draft(config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
+    """Draft every item that has no accepted row and waits for no verdict, wave by wave."""
+    with opened(config, spark, terminal) as this:
+        stages.prepare(this)
+        for round_ in range(config.rounds):
+            settings = stages.round_settings(this, round_)
+            while not spent(this) and stages.draft(this, round_, settings, waiting_too=False) is not None:
+                pass
+        return show.report(this)
+
+
+def refine(config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
+    """Refine and judge every wave that is drafted."""
+    with opened(config, spark, terminal) as this:
+        stages.prepare(this)
+        finish_waves(this)
+        show.summarise(this)
+        return show.report(this)
+
+
+def judge(config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
+    """Ask the judge about the accepted rows of a generation."""
+    with opened(config, spark, terminal) as this:
+        stages.reopen(this)
+        if this.config.judge is None:
+            raise InputError("--judge is missing: name the model that judges, such as transformers:PATH_OR_NAME")
+        measuring.judge(this)
+        measuring.measure(this)
+        show.summarise(this)
+        return show.report(this)
+
+
+def measure(config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
+    """Measure the accepted rows of a generation beside real ones."""
+    with opened(config, spark, terminal) as this:
+        stages.reopen(this)
+        measuring.measure_real(this)
+        measuring.measure(this)
+        show.summarise(this)
+        return show.report(this)
+
+
+def view(
+    config: BareConfig, view: str, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+) -> dict[str, Any]:
+    """One view on a generation."""
+    spark = spark or get_session()
+    with input_errors():
+        this = Run(config, spark, terminal or Terminal())
+        stages.reopen(this)
+        return show.show(this, view)
+
+
 @contextmanager
 def opened(config: BareConfig, spark: SparkSession | None = None, terminal: Terminal | None = None) -> Iterator[Run]:
     """The tables root of `config`, held against other runs while the body works on it."""
     spark = spark or get_session()
     with input_errors(), hold(Tables(spark, config.tables)):
         yield Run(config, spark, terminal or Terminal())
+
+
+COMMANDS = {"run": run, "draft": draft, "refine": refine, "judge": judge, "measure": measure, "show": view}

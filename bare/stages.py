@@ -116,7 +116,7 @@ def reopen(run: Run) -> Making:
     every = Seeds(tuple(seed for _, seed in seeds))
     encoder = resolve_encoder(config.encoding)
     role, refines = ARMS[row["arm"]]
-    models = {kind: Model(row[kind] or "", row[f"{kind}_revision"], row[f"{kind}_license"]) for kind in ("base", "instruct")}
+    models = {k: Model(row[k] or "", row[f"{k}_revision"], row[f"{k}_license"]) for k in ("base", "instruct")}
     rules = Rules(task, SeedIndex.of(task, every, config.verdicts), None, config.verdicts, role == "base" and not refines)
     making = Making(
         generation_id=row["generation_id"], task=task, shots=shots, real=real if len(real) else every,
@@ -302,10 +302,11 @@ def _write_making(run: Run, making: Making, text: str, seeds: Seeds, seeds_id: s
 # -- waves -------------------------------------------------------------------------------------------------------------
 
 
-def pending(run: Run, round_: int) -> DataFrame:
+def pending(run: Run, round_: int, *, waiting_too: bool) -> DataFrame:
     """(item, attempt) of the round's items that no row was accepted for: the next attempt of each, the first first.
 
-    At most a wave of them, and of the rows that the budget leaves.
+    At most a wave of them, and of the rows that the budget leaves. waiting_too: of items whose draft waits for its
+    verdict as well, which there are none of in `bare run`.
     """
     config = run.config
     items = config.items_of(round_)
@@ -315,16 +316,19 @@ def pending(run: Run, round_: int) -> DataFrame:
     all_items = run.spark.range(items.start, items.stop, 1, 1).select(F.col("id").alias("item"))
     tried = run.mine(DRAFTS).groupBy("item").agg((F.max("attempt") + 1).alias("next"))
     done = run.mine(VERDICTS).where("accepted").select("item").distinct()
+    if not waiting_too:
+        judged = run.mine(VERDICTS).select("draft_id")
+        done = done.union(run.mine(DRAFTS).join(judged, "draft_id", "left_anti").select("item")).distinct()
     left = all_items.join(done, "item", "left_anti").join(tried, "item", "left")
     attempt = F.coalesce("next", F.lit(0)).alias("attempt")
     return left.select("item", attempt).where(F.col("attempt") < config.attempts).orderBy("attempt", "item").limit(most)
 
 
-def draft(run: Run, round_: int, settings: Settings) -> int | None:
+def draft(run: Run, round_: int, settings: Settings, *, waiting_too: bool = True) -> int | None:
     """Draft the next wave of the round; its number, or None where no item is left to draft."""
     making, config = run.making, run.config
     wave = max(run.waves(DRAFTS), default=-1) + 1
-    rows = pending(run, round_)
+    rows = pending(run, round_, waiting_too=waiting_too)
     count = rows.count()
     if not count:
         return None
