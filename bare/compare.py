@@ -288,7 +288,7 @@ def in_columns(
 def as_table(rows: Sequence[ComparisonRow]) -> Table:
     """All figures for the terminal: a line a measure, a column an arm, at each basis in turn.
 
-    No arm is marked as the best: where intervals overlap, none is.
+    No arm is marked as the best: intervals say how far these rows tell the arms apart.
     """
     arms = list(dict.fromkeys(row.arm for row in rows))
     table = Table(header_style="bold", title_justify="left", caption_justify="left")

@@ -352,7 +352,7 @@ def _before(rows: Sequence[ComparisonRow], notes: Sequence[str], currency: str) 
     bases = [basis.removeprefix("equal_") for basis in dict.fromkeys(row.basis for row in rows) if basis != EQUAL_ROWS]
     told = [
         "Every arm is cut as if it had been stopped there, and the rows that were rejected on the way are counted.",
-        "No arm is marked as the best: where intervals overlap, these rows don't tell the arms apart.",
+        "No arm is marked as the best: where one's interval holds another's figure, these rows don't tell them apart.",
     ]
     if bases:
         told.append(

@@ -215,7 +215,7 @@ def _cell(value: object) -> object:
     return number(value) if value is None or isinstance(value, Real) else value
 
 
-_NUMERIC = re.compile(r"[−+-]?[\d.,]+(?:e[−+-]?\d+)?%?(?: ?\[.*\]| to [\d.,]+)?(?: [A-Z]{3})?|[–∞]")
+_NUMERIC = re.compile(r"[−+-]?[\d.,]+(?:e[−+-]?\d+)?%?(?: ?\[.*\]| to [\d.,]+%?)?(?: [A-Z]{3})?|[–∞]")
 _TAG = re.compile(r"</?\w+>")
 
 
