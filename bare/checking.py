@@ -164,7 +164,7 @@ def settle(
     def together(frame: pd.DataFrame) -> pd.DataFrame:
         return settle_frame(frame, rules.value)[names]
 
-    settled = standing.groupBy(F.lit(0)).applyInPandas(together, _own_columns())
+    settled = standing.withColumn("wave_", F.lit(0)).groupBy("wave_").applyInPandas(together, _own_columns())
     return settled.unionByName(checked.where(~F.col("accepted")).select(*names))
 
 
