@@ -15,6 +15,7 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from bare.agreement import AUTOMATIC
 from bare.overlap import TestIndex
 from bare.tables import VERDICTS
 from bare.tasks import Task
@@ -78,7 +79,8 @@ def check_frame(frame: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     out["detail"] = checked["detail"].where(failed.isna(), failed)
     for column in ("matched_id", "matched_by", "overlap"):
         out[column] = checked[column]
-    out["decided_by"] = "automatic"
+    out["decided_by"] = AUTOMATIC
+    out["automatic_reason"] = out["reason"]
     out["draft_item"] = [
         _item(rules.task, text, finish, label)
         for text, finish, label in zip(frame["draft_text"], frame["draft_finish"], frame["label"], strict=True)
@@ -189,6 +191,7 @@ def settle_frame(frame: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     frame["detail"] = frame["detail"].fillna("")
     frame["matched_id"] = [of_key.get(m, m) if isinstance(m, str) else None for m in judged["matched_id"]]
     frame["accepted"] = frame["reason"].isna()
+    frame["automatic_reason"] = frame["reason"]
     return frame
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from bare import pipeline
+from bare import comparison, pipeline, publish
 from bare.config import BareConfig
 from bare.show import VIEWS
 from curation.command import config_parser, open_session, read_config, run_command
@@ -69,7 +69,17 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
     config = read_config(BareConfig, arguments)
     spark = open_session(arguments)
     extra = {name: arguments[name] for name in ("view", "out", "rows", "sheet") if name in arguments}
-    return pipeline.COMMANDS[command](config, spark=spark, terminal=terminal, **extra)
+    return _COMMANDS[command](config, spark=spark, terminal=terminal, **extra)
+
+
+_COMMANDS: dict[str, Any] = {
+    **pipeline.COMMANDS,
+    "compare": comparison.run_arms,
+    "card": publish.card,
+    "export": publish.export,
+    "review export": publish.review_export,
+    "review import": publish.review_import,
+}
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from curation.embedding import Vectors
 from curation.session import TaskWatch, default_parallelism, is_local_session, release, share
 
 ALL_ROUNDS, REAL = -1, -2  # rounds of the table `metrics` that are none
+FEWEST_FOR_CLUSTERS = 10  # real rows
 PARSE_FAILURES = (NOT_PARSED, FIELD_MISSING)
 
 
@@ -105,7 +106,7 @@ def measure_frame(
     if "draft_embedding" in frame and frame["draft_embedding"].notna().all():
         drafts = np.array(frame["draft_embedding"].tolist(), np.float64)
     clusters = None
-    if real is not None and len(real) >= 10:
+    if real is not None and len(real) >= FEWEST_FOR_CLUSTERS:
         clusters = metrics.fit_clusters(real, [str(i) for i in range(len(real))], seed=seed)
     found = metrics.measure_rows(
         ids, texts, vectors, labels=labels, wanted=wanted, drafts=drafts, seeds=shown, clusters=clusters, seed=seed

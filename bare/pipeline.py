@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,13 +99,34 @@ def draft(config: BareConfig, *, spark: SparkSession | None = None, terminal: Te
         return show.report(this)
 
 
-def refine(config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
+def refine(
+    config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+) -> dict[str, Any]:
     """Refine and judge every wave that is drafted."""
     with opened(config, spark, terminal) as this:
         stages.prepare(this)
         finish_waves(this)
         show.summarise(this)
         return show.report(this)
+
+
+def estimate(
+    config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+) -> dict[str, Any]:
+    """Make a trial wave, which counts as the run's first, and say what all `--accepted` rows will take."""
+    with opened(config, spark, terminal) as this:
+        stages.prepare(this)
+        finish_waves(this)
+        if not this.waves(VERDICTS):
+            trial = dataclasses.replace(config, wave_rows=config.trial)
+            this.config = trial
+            settings = stages.round_settings(this, 0)
+            wave = stages.draft(this, 0, settings)
+            if wave is not None:
+                stages.refine(this, wave, settings)
+                stages.judge_rows(this, wave)
+            this.config = config
+        return show.estimate_cost(this)
 
 
 def judge(config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
@@ -119,7 +141,9 @@ def judge(config: BareConfig, *, spark: SparkSession | None = None, terminal: Te
         return show.report(this)
 
 
-def measure(config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
+def measure(
+    config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+) -> dict[str, Any]:
     """Measure the accepted rows of a generation beside real ones."""
     with opened(config, spark, terminal) as this:
         stages.reopen(this)
@@ -148,4 +172,6 @@ def opened(config: BareConfig, spark: SparkSession | None = None, terminal: Term
         yield Run(config, spark, terminal or Terminal())
 
 
-COMMANDS = {"run": run, "draft": draft, "refine": refine, "judge": judge, "measure": measure, "show": view}
+COMMANDS = {
+    "run": run, "estimate": estimate, "draft": draft, "refine": refine, "judge": judge, "measure": measure, "show": view
+}  # fmt: skip

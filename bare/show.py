@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 from pyspark.sql import functions as F
 from rich.table import Table
 
 from bare import measuring
+from bare.arms import arm_of
+from bare.cost import estimate, load_prices
 from bare.judge import CHANCE
 from bare.run import Run
 from bare.tables import DRAFTS, GENERATIONS, METRICS, REFINED, ROUNDS, VERDICTS
@@ -147,6 +150,27 @@ def show(run: Run, view: str) -> dict[str, Any]:
         return {view: found}
     summarise(run)
     return report(run)
+
+
+def estimate_cost(run: Run) -> dict[str, Any]:
+    """What all rows that were asked for will take, from those made so far, with its interval."""
+    rows = arm_of(run)
+    costs = rows.spent("cost")
+    priced = bool(run.config.prices)
+    tokens, seconds = rows.spent("tokens"), rows.spent("seconds")
+    wanted = run.config.accepted
+    found = estimate(
+        costs if priced else np.nan_to_num(tokens), rows.accepted, wanted=wanted, tokens=np.nan_to_num(tokens),
+        seconds=seconds, seed=run.config.seed,
+    )  # fmt: skip
+    currency = load_prices(run.config.prices).currency if run.config.prices else "tokens (no --prices)"
+    high = "open above" if found.high is None else f"to {found.high:,.2f}"
+    run.terminal.line(
+        f"{wanted:,} accepted rows will take about {found.drafts:,} drafts, {found.tokens:,} tokens, "
+        f"{clock(found.seconds)} of model time; cost {found.cost:,.2f} {currency} ({found.low:,.2f} {high}, 95%)"
+    )
+    run.terminal.line(f"from {found.trial:,} drafts, {found.accepted:,} accepted; they are kept, `bare run` goes on")
+    return {"run_id": run.run_id, "generation_id": run.generation_id, "currency": currency, **vars(found)}
 
 
 def _table(*columns: tuple[str, str]) -> Table:

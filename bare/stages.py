@@ -110,14 +110,15 @@ def reopen(run: Run) -> Making:
     run.config = _stored_config(run, json.loads(row["settings"]))
     config = run.config
     task = parse_task(row["task_definition"], where=f"task {row['task']}")
-    found = tables.read(SEEDS).where(F.col("seeds_id") == row["seeds_id"]).orderBy("seed_id").collect()
-    seeds = [(r["role"], Seed(r["seed_id"], dict(r["fields"]), r["label"], r["source_id"], r["license"])) for r in found]
+    rows = tables.read(SEEDS).where(F.col("seeds_id") == row["seeds_id"]).orderBy("seed_id").collect()
+    seeds = [(r["role"], Seed(r["seed_id"], dict(r["fields"]), r["label"], r["source_id"], r["license"])) for r in rows]
     shots, real = (Seeds(tuple(s for role, s in seeds if role == wanted_role)) for wanted_role in ("shot", "real"))
     every = Seeds(tuple(seed for _, seed in seeds))
     encoder = resolve_encoder(config.encoding)
     role, refines = ARMS[row["arm"]]
     models = {k: Model(row[k] or "", row[f"{k}_revision"], row[f"{k}_license"]) for k in ("base", "instruct")}
-    rules = Rules(task, SeedIndex.of(task, every, config.verdicts), None, config.verdicts, role == "base" and not refines)
+    index = SeedIndex.of(task, every, config.verdicts)
+    rules = Rules(task, index, tests=None, config=config.verdicts, drafts=role == "base" and not refines)
     making = Making(
         generation_id=row["generation_id"], task=task, shots=shots, real=real if len(real) else every,
         held_out=bool(len(real)), drafter=models[role], refiner=models["instruct"] if refines else None,

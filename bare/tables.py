@@ -64,14 +64,14 @@ ROW_EMBEDDINGS = TableSpec(
     partition_by=("generation_id", "wave"),
 )
 
-# text: the item without markers and label. reason is null where accepted. decided_by: automatic, or review.
+# text: the item without markers and label. reason is null where accepted; people may overrule automatic_reason.
 VERDICTS = TableSpec(
     "verdicts",
     key=("generation_id", "row_id"),
     schema=(
         "generation_id string, wave int, row_id string, draft_id string, round int, item bigint, attempt int, "
         "label string, fields map<string,string>, text string, accepted boolean, reason string, detail string, "
-        "matched_id string, matched_by string, overlap double, decided_by string"
+        "matched_id string, matched_by string, overlap double, decided_by string, automatic_reason string"
     ),
     partition_by=("generation_id", "wave"),
 )
