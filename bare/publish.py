@@ -229,8 +229,8 @@ def review_export(
         page_ = review_page(shown, title=title, task_description=making.task.description)
         (folder / "page.html").write_text(page_, encoding="utf-8")
         run.terminal.line(
-            f"{len(shown)} rows to review in {folder / 'sheet.csv'}, to read in {folder / 'page.html'}; fill in verdict "
-            "(accept or reject), reason and reviewer, then `bare review import --sheet FILE`"
+            f"{len(shown)} rows to review in {folder / 'sheet.csv'}, to read in {folder / 'page.html'}; fill in "
+            "verdict (accept or reject), reason and reviewer, then `bare review import --sheet FILE`"
         )
         return {"generation_id": run.generation_id, "rows": len(shown), "out": str(folder)}
 

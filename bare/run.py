@@ -80,6 +80,7 @@ class Run:
         self.started = time.monotonic()
         self.stopped_by = ""
         self.totals = Totals()
+        self.drafted: dict[int, int] = {}  # rows of each wave
         self._waves: dict[str, set[int]] = {}
         self._making: Making | None = None
         self._embedded: dict[str, Vectors] = {}
@@ -102,6 +103,8 @@ class Run:
             self._waves[spec.name] = {row["wave"] for row in rows}
             for row in rows:
                 self.totals.add_calls(row["rows"], row.asDict(), drafts=spec is DRAFTS)
+                if spec is DRAFTS:
+                    self.drafted[row["wave"]] = row["rows"]
         verdicts = self.mine(VERDICTS).groupBy("wave", "reason").count().collect()
         self._waves[VERDICTS.name] = {row["wave"] for row in verdicts}
         for row in verdicts:

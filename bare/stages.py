@@ -330,9 +330,6 @@ def draft(run: Run, round_: int, settings: Settings, *, waiting_too: bool = True
     making, config = run.making, run.config
     wave = max(run.waves(DRAFTS), default=-1) + 1
     rows = pending(run, round_, waiting_too=waiting_too)
-    count = rows.count()
-    if not count:
-        return None
     pool = _pool(run, round_)
     shared = share(run.spark, pool)
     stage = "draft" if ARMS[config.arm][0] == "base" else "instruct"
@@ -342,14 +339,13 @@ def draft(run: Run, round_: int, settings: Settings, *, waiting_too: bool = True
         rotation=settings.rotation, sampling=sampling,
     )  # fmt: skip
     asked = "draft_id string, item bigint, attempt int, label string, shots array<string>"
-    with run.terminal.stage("draft", total=count, unit="drafts") as progress, TaskWatch(run.spark, progress.tasks):
-        progress.batch(count)
+    with run.terminal.stage("draft", unit="drafts") as progress, TaskWatch(run.spark, progress.tasks):
         drafted = _complete(run, rows, ask, asked, making.drafter, sampling, "item")
         written = run.commit(DRAFTS, drafted.withColumn("round", F.lit(round_)), wave)
+        count = _count_calls(run, written, drafts=True)
         progress.advance(count)
     release(shared)
-    _count_calls(run, written, drafts=True)
-    return wave
+    return wave if count else None
 
 
 def draft_asking(
@@ -412,15 +408,14 @@ def refine(run: Run, wave: int, settings: Settings) -> None:
     ask = refine_asking(
         making.task, shared, generation_id=making.generation_id, run_seed=config.seed, sampling=sampling
     )
-    count = drafts.count()
+    count = run.drafted[wave]
     asked = "row_id string, draft_id string, label string, shots array<string>"
     with run.terminal.stage("refine", total=count, unit="rows") as progress, TaskWatch(run.spark, progress.tasks):
         progress.batch(count)
         refined = _complete(run, drafts, ask, asked, making.refiner, sampling, "item")
-        written = run.commit(REFINED, refined, wave)
+        _count_calls(run, run.commit(REFINED, refined, wave), drafts=False)
         progress.advance(count)
     release(shared)
-    _count_calls(run, written, drafts=False)
 
 
 def refine_asking(task: Task, pool: Any, *, generation_id: str, run_seed: int, sampling: Sampling) -> Asking:
@@ -547,10 +542,14 @@ def round_settings(run: Run, round_: int) -> Settings:
     return run.making.settings if row is None else Settings(**json.loads(row["next_settings"]))
 
 
-def _count_calls(run: Run, written: DataFrame, *, drafts: bool) -> None:
-    row = written.agg(F.count(F.lit(1)).alias("rows"), *call_sums()).first()
+def _count_calls(run: Run, written: DataFrame, *, drafts: bool) -> int:
+    """Add a wave's calls to the totals; how many there were."""
+    row = written.agg(F.count(F.lit(1)).alias("rows"), F.max("wave").alias("wave"), *call_sums()).first()
     assert row is not None
     run.totals.add_calls(row["rows"], row.asDict(), drafts=drafts)
+    if drafts and row["rows"]:
+        run.drafted[row["wave"]] = row["rows"]
+    return int(row["rows"])
 
 
 def _or(given: float | None, default: float) -> float:

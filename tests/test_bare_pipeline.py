@@ -1,0 +1,402 @@
+"""BARE's whole line with scripted models: waves, verdicts on executors, resume, rounds, review, card, comparison."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from bare import checking, comparison, pipeline, publish
+from bare.config import BareConfig
+from bare.tables import (
+    DRAFTS,
+    GENERATIONS,
+    JUDGEMENTS,
+    METRICS,
+    REFINED,
+    REVIEWS,
+    ROUNDS,
+    ROW_EMBEDDINGS,
+    SEEDS,
+    VERDICTS,
+)
+from bare.tasks import load_task, read_seeds
+from bare.verdicts import COLUMNS, SeedIndex, VerdictConfig, check_rows, reject_copies
+from curation.embedding import EncoderConfig, resolve_encoder
+from curation.errors import InputError
+from curation.hashing import content_id
+from curation.session import share
+from curation.tables import Tables
+from tests.helpers import rows_hash, write_lines
+
+pytestmark = [pytest.mark.slow]
+
+QUESTION = (
+    "${pick:Anna|Ben|Carla|Dmitri|Eva|Farid} ${pick:buys|sells|finds|loses|paints|counts} ${number:2-900} "
+    "${pick:apples|stones|boats|hats|tickets|lamps} near the ${pick:river|market|school|castle|harbour}, "
+    "${pick:gives|lends|throws} ${number:2-99} to ${pick:a friend|her dog|the teacher|a stranger} and asks how many remain."
+)
+SCRIPT = [
+    {"match": "Which one is the worst", "answers": ["1", "2", "3", "I can't say"]},
+    {
+        "match": r"This is a draft of one more:.*?Question: (?P<q>[^\n]+)",
+        "answers": [
+            *["[problem]\nQuestion: ${q}\nWorking: ${number:2-900} remain.\nResult: ${number:1-999}\n[/problem]"] * 6,
+            "[problem]\nQuestion: ${q}\nWorking: it is some.\nResult: many\n[/problem]",
+            "I'm sorry, but I can't help with that request.",
+        ],
+    },
+    {
+        "match": "This is a draft",
+        "answers": ["[problem]\nQuestion: How many legs have ten tables of four legs?\nWorking: 10 * 4\nResult: 40\n[/problem]"],
+    },
+    {
+        "answers": [
+            f"\nQuestion: {QUESTION}\nWorking: ${{number:2-900}} - ${{number:2-99}}\nResult: ${{number:1-999}}",
+            f"\nQuestion: {QUESTION}\nWorking: first take them away\nResult: ${{number:1-999}}",
+            "no item ${seed}",
+        ]
+    },
+]
+NOUNS = ("pens", "cups", "keys", "nuts", "cards", "coins", "rolls", "shells")
+
+
+def seed_rows(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "question": f"Teacher {chr(65 + i % 26)} has {i + 3} {NOUNS[i % 8]} and hands out {i % 3 + 1} in lesson {i}. How many stay?",
+            "answer": f"There stay {i + 3} - {i % 3 + 1} of them.\n#### {i + 3 - (i % 3 + 1)}",
+            "license": "MIT",
+        }
+        for i in range(count)
+    ]
+
+
+def house(folder: Path, script: Any = SCRIPT, seeds: int = 60) -> dict[str, Any]:
+    """Files of a run and the settings that name them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "script.json").write_text(json.dumps(script))
+    write_lines(folder / "seeds.jsonl", seed_rows(seeds))
+    generator = f"scripted:{folder / 'script.json'}"
+    return {
+        "tables": str(folder / "tables"), "task": "grade_school_maths", "seeds": (str(folder / "seeds.jsonl"),),
+        "base": generator, "instruct": generator, "judge": generator, "accepted": 24, "wave_rows": 24,
+    }  # fmt: skip
+
+
+def config(settings: dict[str, Any], **changed: Any) -> BareConfig:
+    return BareConfig(**{**settings, **changed})
+
+
+@pytest.fixture(scope="module")
+def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    settings = house(tmp_path_factory.mktemp("bare"))
+    return settings, pipeline.run(config(settings), spark=spark)
+
+
+@pytest.fixture
+def copied(made: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
+    """The finished tables again, to be changed."""
+    shutil.copytree(made[0]["tables"], tmp_path / "tables")
+    return {**made[0], "tables": str(tmp_path / "tables")}
+
+
+def rows(spark: SparkSession, settings: dict[str, Any], spec: Any, *columns: str) -> list[Any]:
+    frame = Tables(spark, settings["tables"]).read(spec)
+    return frame.select(*columns).collect() if columns else frame.collect()
+
+
+@pytest.mark.connect
+def test_a_run_accepts_as_many_rows_as_were_asked_for_and_explains_the_others(
+    made: tuple[dict[str, Any], dict[str, Any]], spark: SparkSession
+) -> None:
+    settings, report = made
+    assert report["accepted"] == 24 and report["stopped_by"] == "accepted"
+    assert report["drafts"] == report["refined"] == 24 + sum(report["rejected"].values())
+    assert {"check_failed", "refused"} <= set(report["rejected"])
+    verdicts = rows(spark, settings, VERDICTS)
+    assert Counter(v["reason"] for v in verdicts) == {None: 24, **report["rejected"]}
+    accepted = [v for v in verdicts if v["accepted"]]
+    assert sorted(v["item"] for v in accepted) == list(range(24))  # one row an item: the wanted balance holds
+    drafts, refined = (rows(spark, settings, spec) for spec in (DRAFTS, REFINED))
+    assert len({d["draft_id"] for d in drafts}) == len({r["row_id"] for r in refined}) == len(verdicts)
+    assert {d["draft_id"] for d in drafts} == {v["draft_id"] for v in verdicts}
+    seeds = {s["seed_id"]: s for s in rows(spark, settings, SEEDS)}
+    assert all(len(set(d["shots"])) == 3 and all(seeds[s]["role"] == "shot" for s in d["shots"]) for d in drafts)
+    assert {s["role"] for s in seeds.values()} == {"shot", "real"}
+    for call in (*drafts, *refined):
+        assert call["prompt_hash"] and call["model"].startswith("scripted:") and call["tokens_in"] > 0
+    generation = report["generation_id"]
+    assert all(d["draft_id"] == content_id(generation, str(d["item"]), "draft", d["attempt"]) for d in drafts)
+    assert report["tokens_in"] == sum(c["tokens_in"] for c in (*drafts, *refined))
+    measures = {m["measure"]: m for m in rows(spark, settings, METRICS) if m["round"] == -1}
+    assert measures["mean_cosine"]["n"] == 24 and measures["mean_cosine"]["low"] < measures["mean_cosine"]["value"]
+    assert sum(measures["mean_cosine"]["histogram"]) == 24 * 23 // 2
+    assert report["indistinguishability"]["chance"] == 0.75
+    judged = rows(spark, settings, JUDGEMENTS)
+    assert len(judged) == 24 and report["indistinguishability"]["abstained"] == sum(j["answer"] is None for j in judged)
+    assert all(seeds[i]["role"] == "real" for j in judged for i in j["real"])
+
+
+def test_a_second_run_makes_no_row_and_no_token(copied: dict[str, Any], made: Any, spark: SparkSession) -> None:
+    again = pipeline.run(config(copied), spark=spark)
+    same = ("generation_id", "drafts", "accepted", "rejected", "tokens_in", "measures", "indistinguishability")
+    assert {k: again[k] for k in same} == {k: made[1][k] for k in same}
+    for spec in (DRAFTS, REFINED, VERDICTS, JUDGEMENTS, GENERATIONS, SEEDS):
+        ours, theirs = Tables(spark, copied["tables"]), Tables(spark, made[0]["tables"])
+        assert ours.version(spec) == theirs.version(spec), spec.name
+
+
+def test_waves_partitions_and_single_stages_change_no_row(
+    made: Any, spark: SparkSession, tmp_path: Path
+) -> None:
+    settings = {**made[0], "tables": str(tmp_path / "tables"), "wave_rows": 7, "partitions": 5}
+    drafted = pipeline.draft(config(settings), spark=spark)
+    assert drafted["drafts"] == 24 and drafted["accepted"] == 0
+    assert pipeline.draft(config(settings), spark=spark)["drafts"] == 24  # what waits for its verdict isn't drafted again
+    refined = pipeline.refine(config(settings), spark=spark)
+    assert refined["refined"] == 24 and 0 < refined["accepted"] < 24
+    pipeline.run(config({**settings, "wave_rows": 3}), spark=spark)
+    ours, theirs = Tables(spark, settings["tables"]), Tables(spark, made[0]["tables"])
+    for spec in (DRAFTS, REFINED, VERDICTS, ROW_EMBEDDINGS):
+        leave_out = frozenset({"wave", "seconds"})
+        assert rows_hash(ours, spec, leave_out=leave_out) == rows_hash(theirs, spec, leave_out=leave_out), spec.name
+
+
+def test_more_rows_go_on_from_those_that_are_there(copied: dict[str, Any], made: Any, spark: SparkSession) -> None:
+    more = pipeline.run(config(copied, accepted=30), spark=spark)
+    assert more["generation_id"] == made[1]["generation_id"] and more["accepted"] == 30
+    before = {r["row_id"] for r in rows(spark, made[0], VERDICTS, "row_id")}
+    assert before < {r["row_id"] for r in rows(spark, copied, VERDICTS, "row_id")}
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"), [("budget_rows", 20), ("budget_tokens", 1), ("attempts", 1), ("budget_cost", 0.001)]
+)
+def test_a_budget_ends_a_run_and_what_is_there_is_usable(
+    made: Any, spark: SparkSession, tmp_path: Path, limit: str, value: float
+) -> None:
+    script = made[0]["base"].removeprefix("scripted:")
+    (tmp_path / "prices.yaml").write_text(f"models:\n  {script}: {{output_per_million: 100}}\n")
+    changed = {"tables": str(tmp_path / "tables"), limit: value, "prices": str(tmp_path / "prices.yaml"), "judge": None}
+    report = pipeline.run(config(made[0], **changed), spark=spark)
+    assert report["stopped_by"] == limit
+    assert 0 < report["accepted"] < 24
+    assert report["measures"]["mean_cosine"] is not None
+    assert report["cost"] == pytest.approx(report["tokens_out"] * 100 / 1e6)
+    if limit == "budget_rows":
+        assert report["drafts"] == 20
+
+
+def test_verdicts_on_executors_are_those_of_one_pass(spark: SparkSession) -> None:
+    task = load_task("grade_school_maths")
+    seeds = read_seeds(task, seed_rows(20))
+    random = np.random.default_rng(3)
+    texts = []
+    for _ in range(120):  # many copies: exact ones, and near ones by a word or two
+        i, j = random.integers(0, 25, 2)
+        words = f"A shop in street {i} sells {i + 2} loaves each hour of the day number {i} and keeps {'few' if j % 5 else 'some'}"
+        texts.append(f"[problem]\nQuestion: {words}.\nWorking: {i} * 2\nResult: {i}\n[/problem]" if j else "nothing")
+    texts[7] = task.render(seeds.seeds[0].fields)
+    encoder = resolve_encoder(EncoderConfig("hashing:64"))
+    rules_config = VerdictConfig(cosine=0.9)
+    vectors = encoder.load().encode([task.text_of(s.fields) for s in seeds.seeds], "document")
+    index = SeedIndex.of(task, seeds, rules_config, vectors=vectors)
+    frame = pd.DataFrame(
+        {
+            "row_id": [content_id("row", i) for i in range(120)], "draft_id": [f"d{i}" for i in range(120)], "wave": 0,
+            "round": 0, "item": range(120), "attempt": 0, "label": None, "text": texts, "finish_reason": "stop",
+            "error": None, "draft_text": texts, "draft_finish": "stop",
+        }
+    )  # fmt: skip
+    # The reference: one pass over all rows in the order of their items.
+    checked = check_rows(frame.assign(row_id=[f"{i:04d}" for i in range(120)]), task=task, seeds=index, config=rules_config)
+    items = checked["item"].fillna("").tolist()
+    expected = reject_copies(checked, seeds=index, config=rules_config, vectors=encoder.load().encode(items, "document"))
+    assert set(expected.columns) >= set(COLUMNS)
+    assert Counter(expected["reason"].dropna())["copy_of_row"] > 40 and expected["reason"].isna().sum() > 10
+
+    rules = share(spark, checking.Rules(task, index, None, rules_config, drafts=False))
+    schema = (
+        "row_id string, draft_id string, wave int, round int, item bigint, attempt int, label string, text string, "
+        "finish_reason string, error string, draft_text string, draft_finish string"
+    )
+    done: DataFrame | None = None
+    vectors_done: DataFrame | None = None
+    for start in range(0, 120, 50):  # three waves, the accepted rows before in three buckets
+        wave = spark.createDataFrame(frame.iloc[start : start + 50], schema).repartition(3)
+        alone = checking.check(wave, rules=rules)
+        embedded = checking.embed_rows(alone, encoder=encoder).localCheckpoint()
+        matches = None
+        if done is not None and vectors_done is not None:
+            earlier = done.where("accepted").join(vectors_done, "row_id")
+            mine = alone.where("accepted").join(embedded, "row_id")
+            matches = checking.match(mine, earlier, config=rules_config, buckets=3)
+        settled = checking.settle(alone, embedded, matches, rules=rules).localCheckpoint()
+        done = settled if done is None else done.union(settled)
+        vectors_done = embedded if vectors_done is None else vectors_done.union(embedded)
+    assert done is not None
+    found = {r["item"]: r["reason"] for r in done.collect()}
+    assert found == {i: reason if isinstance(reason, str) else None for i, reason in enumerate(expected["reason"])}
+
+
+def test_ten_thousand_rows_bring_no_row_to_the_driver(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = "\nQuestion: " + " ".join("${pick:one|two|three|four|five|six|seven|eight|nine|ten}" for _ in range(14))
+    script = [{"answers": [f"{answer}\nWorking: so it is\nResult: ${{number:1-999}}"]}]
+    settings = house(tmp_path, script)
+    brought: list[int] = []
+    collect, to_pandas = type(spark.range(1)).collect, type(spark.range(1)).toPandas
+    monkeypatch.setattr(type(spark.range(1)), "collect", lambda self: _counted(brought, collect(self)))
+    monkeypatch.setattr(type(spark.range(1)), "toPandas", lambda self: _counted(brought, to_pandas(self)))
+    changed = {"arm": "base", "accepted": 10_000, "wave_rows": 5_000, "attempts": 1, "judge": None}
+    report = pipeline.run(config(settings, **changed), spark=spark)
+    assert report["drafts"] == 10_000 and report["accepted"] > 9_000
+    assert max(brought) <= 1_000  # the fixed sample that measures are taken on
+
+
+def _counted(brought: list[int], found: Any) -> Any:
+    brought.append(len(found))
+    return found
+
+
+def test_rounds_see_a_collapse_act_and_halt(spark: SparkSession, tmp_path: Path) -> None:
+    # What a collapsing model does: as soon as its own rows are among the examples, it says little else.
+    fresh = f"\nQuestion: {QUESTION}\nWorking: ${{number:2-900}}\nResult: ${{number:1-999}}"
+    same = "\nQuestion: Anna counts ${number:2-900} lamps near the river and asks how many lamps remain near the river now.\n"
+    script = [
+        {"match": "asks how many", "answers": [same + "Working: ${number:2-900}\nResult: ${number:1-999}"]},
+        {"answers": [fresh]},
+    ]
+    settings = house(tmp_path, script, seeds=60)
+    changed = {
+        "arm": "base", "accepted": 200, "rounds": 8, "control": "adapt", "pool": "replace", "judge": None,
+        "wave_rows": 100, "attempts": 30, "overlap": 1.0, "cosine": 1.0,
+    }  # fmt: skip
+    report = pipeline.run(config(settings, **changed), spark=spark)
+    rounds = sorted(rows(spark, settings, ROUNDS), key=lambda r: r["round"])
+    actions = [r["action"] for r in rounds]
+    assert "rotate_shots" in actions and actions[-1] == "halt" and rounds[-1]["halted"]
+    assert json.loads(rounds[-1]["breaches"]) and "halted" in report["stopped_by"]
+    assert [json.loads(r["next_settings"]) for r in rounds[:-1]] == [json.loads(r["settings"]) for r in rounds[1:]]
+    again = pipeline.run(config(settings, **changed), spark=spark)  # a halted run stays halted
+    assert again["accepted"] == report["accepted"] and "halted" in again["stopped_by"]
+
+
+def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
+    copied: dict[str, Any], spark: SparkSession, tmp_path: Path
+) -> None:
+    this = config(copied)
+    publish.review_export(this, str(tmp_path / "out"), 12, spark=spark)
+    sheet = tmp_path / "out" / "sheet.csv"
+    assert "<html" in (tmp_path / "out" / "page.html").read_text()
+    with sheet.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 12 and {line["automatic"] for line in lines} >= {"accepted", "check_failed"}
+
+    def fill(name: str, verdicts: dict[str, str]) -> str:
+        path = tmp_path / name
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, lines[0].keys())
+            writer.writeheader()
+            for line in lines:
+                said = verdicts.get(line["row_id"], "")
+                reason = "dull" if said == "reject" else ""
+                writer.writerow({**line, "verdict": said, "reason": reason, "reviewer": "ann" if said else ""})
+        return str(path)
+
+    good = [line["row_id"] for line in lines if line["automatic"] == "accepted"]
+    failed = next(line["row_id"] for line in lines if line["automatic"] != "accepted")
+    with pytest.raises(InputError, match="is accepted, but it holds no item"):
+        publish.review_import(this, [fill("bad.csv", {failed: "accept"})], spark=spark)
+    assert not rows(spark, copied, REVIEWS)
+
+    sheet_in = fill("good.csv", {good[0]: "reject", good[1]: "accept", failed: "reject"})
+    report = publish.review_import(this, [sheet_in], spark=spark)
+    assert (report["reviews"], report["changed"], report["accepted"]) == (3, 1, 23)
+    assert report["agreements"][0]["rows"] == 3 and report["agreements"][0]["observed"] == pytest.approx(2 / 3)
+    verdicts = {v["row_id"]: v for v in rows(spark, copied, VERDICTS)}
+    assert verdicts[good[0]]["reason"] == "rejected_in_review" and "dull" in verdicts[good[0]]["detail"]
+    assert verdicts[good[0]]["automatic_reason"] is None and verdicts[good[0]]["decided_by"] == "review"
+    assert verdicts[failed]["reason"] == verdicts[failed]["automatic_reason"]
+    assert publish.review_import(this, [sheet_in], spark=spark)["changed"] == 0
+    topped = pipeline.run(this, spark=spark)  # what people rejected is made anew
+    assert topped["accepted"] == 24 and topped["rejected"]["rejected_in_review"] == 1
+
+    publish.card(this, str(tmp_path / "card" / "README.md"), spark=spark)
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert card.startswith("---\n") and "kappa" in card and "24" in card
+    exported = publish.export(this, str(tmp_path / "rows.jsonl"), spark=spark)
+    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert exported["rows"] == len(found) == 24
+    assert all(row["question"] and row["origin"]["draft"] and len(row["origin"]["shots"]) == 3 for row in found)
+
+
+def test_an_estimate_makes_a_trial_wave_that_the_run_goes_on_from(made: Any, spark: SparkSession, tmp_path: Path) -> None:
+    settings = {**made[0], "tables": str(tmp_path / "tables"), "trial": 10}
+    estimate = pipeline.estimate(config(settings), spark=spark)
+    assert estimate["trial"] == 10 and estimate["generation_id"] == made[1]["generation_id"]
+    assert estimate["low"] <= estimate["cost"] and estimate["drafts"] >= 24
+    report = pipeline.run(config(settings), spark=spark)
+    assert {k: report[k] for k in ("drafts", "accepted", "rejected")} == {
+        k: made[1][k] for k in ("drafts", "accepted", "rejected")
+    }
+    for view in ("summary", "reasons", "rows", "measures", "rounds", "generations"):
+        assert pipeline.view(config(settings), view, spark=spark), view
+
+
+def test_arms_are_compared_on_the_same_seeds(made: Any, spark: SparkSession, tmp_path: Path) -> None:
+    settings = {**made[0], "tables": str(tmp_path / "tables"), "accepted": 12, "wave_rows": 12}
+    instruct = {"match": "Write one more", "answers": [
+        f"[problem]\nQuestion: {QUESTION}\nWorking: ${{number:2-900}}\nResult: ${{number:1-999}}\n[/problem]"]}  # fmt: skip
+    script = tmp_path / "script.json"
+    script.write_text(json.dumps([instruct, *SCRIPT]))
+    settings |= {"instruct": f"scripted:{script}"}
+    report = comparison.run_arms(config(settings), spark=spark)
+    assert set(report["arms"]) == {"bare", "base", "instruct", "instruct_refined", "persona"}
+    figures = {(f["basis"], f["arm"], f["measure"]): f for f in report["figures"]}
+    for arm in report["arms"]:
+        assert figures["equal_rows", arm, "accepted_rows"]["value"] == figures["equal_rows", "real", "accepted_rows"]["value"]
+        assert figures["equal_rows", arm, "mean_cosine"]["low"] is not None
+        assert figures["equal_tokens", arm, "tokens_per_accepted"]["value"] > 0
+        assert figures["equal_rows", arm, "indistinguishability"]["n"] > 0
+    assert Path(report["page"]).read_text().count("<svg") > 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": ""}, "--task is missing"),
+        ({"task": "no_such_task"}, "there is no task and no file 'no_such_task'"),
+        ({"seeds": ()}, "--seeds is missing"),
+        ({"seeds": ("{folder}/few.jsonl",)}, "shows 3 examples a prompt; there are 2 seeds"),
+        ({"seeds": ("{folder}/odd.jsonl",)}, "none of the 1 rows is an example of task grade_school_maths"),
+        ({"seeds": ("{folder}/torn.jsonl",)}, "torn.jsonl, line 2: the line is no JSON"),
+        ({"base": None}, "--base is missing: arm bare needs it"),
+        ({"instruct": "scripted:{folder}/none.json"}, "none.json can't be read"),
+        ({"allow_licenses": ("MIT",)}, r"model scripted:.* \(unknown\).* not among those allowed"),
+        ({"prices": "{folder}/prices.yaml"}, "the price table has no price for model"),
+        ({"base": "openai:m@http://127.0.0.1:9/v1", "timeout": 1.0}, "can't be reached after"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_makes_no_row(
+    made: Any, spark: SparkSession, tmp_path: Path, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(tmp_path / "few.jsonl", seed_rows(2))
+    write_lines(tmp_path / "odd.jsonl", [{"title": "x"}])
+    (tmp_path / "torn.jsonl").write_text('{"a": 1}\n{"b"\n')
+    (tmp_path / "prices.yaml").write_text("models:\n  other: {per_hour: 1}\n")
+    given = json.loads(json.dumps(change).replace("{folder}", str(tmp_path)))
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    settings = {**made[0], "tables": str(tmp_path / "tables"), **given}
+    with pytest.raises(InputError, match=message):
+        pipeline.run(dataclasses.replace(config(settings)), spark=spark)
+    assert not Tables(spark, settings["tables"]).exists(DRAFTS)
