@@ -61,6 +61,7 @@ def tiny(family: str, **changes: Any) -> Any:
     if family == "qwen3":
         return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**settings)).eval()
     layers = ["sliding_attention", "full_attention"]
+    settings["initializer_range"] = 0.12  # embeddings are scaled up, and the head is theirs
     # A window shorter than the prompts: what left padding must not move.
     return transformers.Gemma3ForCausalLM(
         transformers.Gemma3TextConfig(**settings, layer_types=layers, sliding_window=24, query_pre_attn_scalar=8)
@@ -128,16 +129,16 @@ def test_a_row_says_what_one_row_at_a_time_without_a_cache_says(
 def test_batch_order_partition_and_width_change_no_row(
     family: str, family_models: dict[str, Any], tokenizer: Any
 ) -> None:
-    model, prompts = family_models[family], rows(72)
+    model, prompts = family_models[family], rows(72, max_tokens=SEGMENT + 4)
     whole = told(TransformersGenerator(model, tokenizer).generate(prompts))
     assert len({text for _, text, *_ in whole}) > 60
     assert told(TransformersGenerator(model, tokenizer).generate(prompts[::-1])) == whole[::-1]
-    for size in (1, 7, 30):
+    for size, count in ((29, 72), (7, 35), (1, 4)):
         generator = TransformersGenerator(model, tokenizer)
-        parts = [c for at in range(0, 72, size) for c in generator.generate(prompts[at : at + size])]
-        assert told(parts) == whole
-    for settings in ({"width": 3}, {"width": 16}, {"batch_tokens": 1500}, {"batch_tokens": 1}):
-        assert told(TransformersGenerator(model, tokenizer, **settings).generate(prompts)) == whole
+        parts = [c for at in range(0, count, size) for c in generator.generate(prompts[at : min(count, at + size)])]
+        assert told(parts) == whole[:count]
+    for settings, count in (({"width": 7}, 72), ({"width": 32}, 72), ({"batch_tokens": 3000}, 24), ({"batch_tokens": 1}, 4)):
+        assert told(TransformersGenerator(model, tokenizer, **settings).generate(prompts[:count])) == whole[:count]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -174,14 +175,14 @@ def test_the_shared_prefix_is_computed_once_a_batch_and_not_again_for_the_same_p
     monkeypatch.setattr(
         generator.decoder, "_forward", lambda ids, *rest: shapes.append(tuple(ids.shape)) or forward(ids, *rest)
     )
-    text = "A baker sells 12 loaves in the morning. " * 4
+    text = "A baker sells 12 loaves in the morning.\n" * 4
     same = [Prompt(str(n), n, text, sampling=Sampling(max_tokens=2), prefix=len(text)) for n in range(6)]
     tokens = len(tokenizer(text)["input_ids"])
     generator.generate(same)
-    assert shapes == [(1, tokens - 1), (8, 1), (8, 1)]
+    assert shapes == [(1, tokens - 1), (16, 1), (16, 1)]
     shapes.clear()
-    generator.generate([Prompt(str(n), n, f"{text}{n}", sampling=Sampling(max_tokens=1), prefix=len(text)) for n in range(8)])
-    assert len([shape for shape in shapes if shape[0] == 1]) == 1 and (8, 16) in shapes
+    generator.generate([Prompt(str(n), n, f"{text}loaf {n}", sampling=Sampling(max_tokens=1), prefix=len(text)) for n in range(8)])
+    assert len([shape for shape in shapes if shape[0] == 1]) == 1 and (16, 16) in shapes
     plain = [Prompt(str(n), n, text, sampling=Sampling(max_tokens=20)) for n in range(6)]
     split = [Prompt(str(n), n, text, sampling=Sampling(max_tokens=20), prefix=100) for n in range(6)]
     assert told(generator.generate(plain)) == told(generator.generate(split))
@@ -194,6 +195,7 @@ def test_finished_rows_leave_and_the_others_are_gathered(tokenizer: Any, monkeyp
     monkeypatch.setattr(
         generator.decoder, "_forward", lambda ids, *rest: steps.append(tuple(ids.shape)) or forward(ids, *rest)
     )
+    generator._ends = frozenset()
     # Of two passes one row each goes on; the two share the next segment's only pass.
     prompts = [
         Prompt(str(n), n, f"{n} loaves", sampling=Sampling(max_tokens=SEGMENT + 2 if n in (0, 5) else 1, temperature=2.0))
@@ -261,7 +263,7 @@ def test_memory_that_runs_out_halves_the_batch_once_and_then_says_so(
     assert told(generator.generate(prompts)) == whole
     assert generator.decoder.batch_tokens == 1000 and max(sizes) > 7
     monkeypatch.setattr(generator.decoder, "run", small_machine(0))
-    with pytest.raises(InputError, match=r"1,000 tokens in passes of 8 rows don't fit into memory, nor did twice as many"):
+    with pytest.raises(InputError, match=r"1,000 tokens in passes of 16 rows don't fit into memory, nor did twice as many"):
         generator.generate(prompts)
 
 
@@ -320,12 +322,12 @@ def test_the_gumbel_maximum_draws_from_the_softmax() -> None:
     )
     expected = torch.softmax(logits / temperature, 0).numpy()
     seen = np.bincount(chosen, minlength=5) / draws
-    assert np.abs(seen - expected).max() < 4 * np.sqrt(0.25 / draws)
+    assert np.abs(seen - expected).max() < 4.5 * np.sqrt(0.25 / draws)
     # The same for one seed over its steps.
     chosen = choose(
         logits.expand(draws, -1), seeds=[7] * draws, steps=range(draws), samplings=[Sampling(temperature)] * draws
     )
-    assert np.abs(np.bincount(chosen, minlength=5) / draws - expected).max() < 4 * np.sqrt(0.25 / draws)
+    assert np.abs(np.bincount(chosen, minlength=5) / draws - expected).max() < 4.5 * np.sqrt(0.25 / draws)
 
 
 def test_noise_is_standard_gumbel_and_its_rows_are_independent() -> None:
@@ -359,14 +361,14 @@ def test_top_k_and_top_p_let_in_what_transformers_own_warpers_let_in(top_k: int,
     if top_p < 1:
         warped = transformers.TopPLogitsWarper(top_p)(None, warped)
     expected = torch.softmax(warped, 1)[0].numpy()
-    draws = 20_000
+    draws = 4_000
     chosen = choose(
         logits.expand(draws, -1), seeds=range(draws), steps=[0] * draws,
         samplings=[Sampling(0.9, top_p=top_p, top_k=top_k)] * draws,
     )  # fmt: skip
     seen = np.bincount(chosen, minlength=60) / draws
     assert not seen[expected == 0].any()
-    assert np.abs(seen - expected).max() < 4 * np.sqrt(0.25 / draws)
+    assert np.abs(seen - expected).max() < 4.5 * np.sqrt(0.25 / draws)
 
 
 def test_temperature_zero_takes_the_first_of_the_most_likely_and_rows_keep_their_own_sampling() -> None:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 Role = Literal["base", "instruct"]
 
-# A CPU reads the weights as fast for eight rows as for one; a GPU for as many as it has room for.
-CPU_WIDTH, GPU_WIDTH = 8, 64
+# A CPU reads the weights as fast for sixteen rows as for one; a GPU for as many as it has room for.
+CPU_WIDTH, GPU_WIDTH = 16, 64
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 15, 1 << 18
 # Tokens of the prompt that are decoded in front of a completion: what a word's first token means may depend on them.
 CONTEXT = 8
@@ -189,7 +189,7 @@ def load(
 
     precision: auto, float32, bfloat16 or float16; auto is half precision where this machine computes it fast. device:
     `cpu`, or `cuda:0` (the task's address). threads: of PyTorch on a CPU; None leaves them. width, batch_tokens: rows
-    of one pass and tokens held at once (Decoder); None for 8 and 32,768 on a CPU, 64 and 262,144 on a GPU.
+    of one pass and tokens held at once (Decoder); None for 16 and 32,768 on a CPU, 64 and 262,144 on a GPU.
     InputError: the model can't be loaded, or the device isn't there.
     """
     if precision not in PRECISIONS:
