@@ -41,8 +41,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
+def train_tokenizer() -> Any:
     plain = Tokenizer(models.BPE())
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     plain.decoder = decoders.ByteLevel()
@@ -51,6 +50,11 @@ def tokenizer() -> Any:
         CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
     )
     return transformers.PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=END)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer()
 
 
 def tiny(family: str, **changes: Any) -> Any:
@@ -426,7 +430,7 @@ def test_what_cannot_be_loaded_is_one_sentence(folder: Path, tmp_path: Path, mon
     with pytest.raises(InputError, match="precision must be one of auto, float32"):
         load(spec, precision="int4")
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="was given cuda:0, but PyTorch .* sees no CUDA there"):
+        with pytest.raises(InputError, match=r"was given cuda:0, but PyTorch .* sees no CUDA there"):
             load(spec, device="cuda:0")
     broken = tmp_path / "broken"
     broken.mkdir()

@@ -90,7 +90,7 @@ def test_a_row_that_the_engine_would_refuse_is_a_row_with_an_error(engine: type[
     long, system, good = generator.generate(
         [Prompt("a", 1, "word " * 12), Prompt("b", 1, messages=(Message("system", "be kind"),)), Prompt("c", 1, "word")]
     )
-    assert "the prompt has 13 tokens, and the model reads fewer than 12; shorten it" == long.error
+    assert long.error == "the prompt has 13 tokens, and the model reads fewer than 12; shorten it"
     assert "refuses the messages (no system)" in str(system.error)
     assert good.text == "said 1" and len(engine.asked[0][0]) == 1
     assert generator.generate([Prompt("a", 1, "word " * 12)])[0].finish_reason == "error" and len(engine.asked) == 1
@@ -118,5 +118,5 @@ def test_what_cannot_be_loaded_is_one_sentence(engine: type[LLM], monkeypatch: p
         load(VllmSpec("org/base"), precision="int4")
     monkeypatch.delitem(sys.modules, "vllm")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="needs the package vllm, which isn't installed: pip install vllm$"):
+    with pytest.raises(InputError, match=r"needs the package vllm, which isn't installed: pip install vllm$"):
         build(VllmSpec("org/base"))

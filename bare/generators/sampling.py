@@ -7,6 +7,7 @@ on any device, and a row that is computed again draws again what it drew.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +57,7 @@ def choose(
     chosen = [NOT_FINITE] * len(samplings)
     is_finite = torch.isfinite(highest).tolist()
     starts = np.searchsorted(row, np.arange(len(samplings) + 1))
-    for i, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for i, (start, end) in enumerate(itertools.pairwise(starts)):
         if is_finite[i] and end > start:
             chosen[i] = int(token[start + int(np.argmax(scores[start:end]))])  # the first of equals
     return chosen
