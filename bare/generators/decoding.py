@@ -74,13 +74,14 @@ def decode_bucket(tokens: int) -> int:
     return max(LEAST_LENGTH, -(-tokens // LEAST_LENGTH) * LEAST_LENGTH) if tokens <= 1024 else bucket(tokens)
 
 
-class _Layer(DynamicLayer):
+class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
     """Keys and values with room for more tokens: a step writes its own instead of copying all that came before."""
 
     def __init__(self, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.room = room
         self.used = 0
+        self.held: list[torch.Tensor] = []
 
     def begin(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         self.lazy_initialization(keys, values)
@@ -93,7 +94,7 @@ class _Layer(DynamicLayer):
 
     def _show(self, used: int) -> None:
         self.used = used
-        self.keys, self.values = (held[:, :, :used] for held in self.held)
+        self.keys, self.values = self.shown()
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -104,15 +105,20 @@ class _Layer(DynamicLayer):
         for held, new in zip(self.held, (key_states, value_states), strict=True):
             held[:, :, self.used : end] = new
         self._show(end)
-        return self.keys, self.values
+        return self.shown()
+
+    def shown(self) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = (held[:, :, : self.used] for held in self.held)
+        return keys, values
 
 
 def _cache(layers: int, room: int, lanes: Sequence[States] = ()) -> DynamicCache:
     """A cache of one lane a row that begins with these states. Windows of attention are left to the mask."""
     cache = DynamicCache()
     cache.layer_class_to_replicate = None
-    cache.layers = [_Layer(room) for _ in range(layers)]
-    for number, layer in enumerate(cache.layers if lanes else ()):
+    own = [_Layer(room) for _ in range(layers)]
+    cache.layers = [*own]
+    for number, layer in enumerate(own if lanes else ()):
         keys, values = lanes[0][number]
         shape = (len(lanes), keys.shape[1], keys.shape[2], keys.shape[3])
         layer.begin(keys.expand(shape), values.expand((*shape[:3], values.shape[3])))
@@ -123,7 +129,7 @@ def _cache(layers: int, room: int, lanes: Sequence[States] = ()) -> DynamicCache
 
 
 def _states(cache: Any) -> States:
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    return [layer.shown() for layer in cache.layers]
 
 
 class Decoder:
@@ -259,7 +265,7 @@ class Decoder:
         device = self.model.device
         ids, past = torch.tensor([row.ids], device=device), None
         while True:
-            extra = {"past_key_values": past} if past is not None else {}
+            extra: dict[str, Any] = {"past_key_values": past} if past is not None else {}
             found = self.model(input_ids=ids, use_cache=True, **extra)
             (token,) = choose(
                 found.logits[:, -1], seeds=[row.seed], steps=[len(row.out)], samplings=[row.sampling]

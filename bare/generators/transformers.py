@@ -90,7 +90,9 @@ def _from_hub(spec: TransformersSpec) -> Path:
             found = Path(
                 snapshot_download(
                     spec.model, revision=spec.revision, local_files_only=local_only, max_workers=4,
-                    ignore_patterns=["onnx/*", "openvino/*", "original/*", "*.onnx", "*.h5", "*.msgpack", "*.gguf", "*.py"],
+                    ignore_patterns=[
+                        "onnx/*", "openvino/*", "original/*", "*.onnx", "*.h5", "*.msgpack", "*.gguf", "*.py",
+                    ],
                 )
             )  # fmt: skip
         except Exception as error:  # not found, gated, no network: the hub has a class for each
@@ -108,9 +110,10 @@ def _from_hub(spec: TransformersSpec) -> Path:
 def _refuse_remote_code(spec: TransformersSpec, folder: Path) -> None:
     config = _read_json(spec, folder / "config.json")
     if "auto_map" in config:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+        from transformers.models.auto import configuration_auto
 
-        if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        known: Any = configuration_auto
+        if config.get("model_type") not in known.CONFIG_MAPPING_NAMES:
             raise InputError(
                 f"{spec} needs its own code (model_type {config.get('model_type')!r}); code from a model is never run "
                 "here: choose a model that transformers knows itself"
@@ -217,14 +220,17 @@ def load(
 def _loaded(spec: TransformersSpec, folder: Path, what: str, load_it: Callable[[Any], Any]) -> Any:
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logging: Any = transformers.utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         return load_it(transformers)
     except Exception as error:  # a model's files can be wrong in any way
         reason = str(error).strip().splitlines()
         if _is_out_of_memory(error):
-            raise InputError(f"{spec}: the model doesn't fit into memory; choose a smaller one or half precision") from error
+            raise InputError(
+                f"{spec}: the model doesn't fit into memory; choose a smaller one or half precision"
+            ) from error
         raise InputError(
             f"{spec}: the {what} in {folder} can't be loaded by transformers; check its files: "
             f"{reason[0] if reason else type(error).__name__}"
@@ -238,7 +244,13 @@ class TransformersGenerator:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, width: int | None = None, batch_tokens: int | None = None, name: str = "model"
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        width: int | None = None,
+        batch_tokens: int | None = None,
+        name: str = "model",
     ) -> None:
         from bare.generators.decoding import Decoder
 
@@ -292,8 +304,8 @@ class TransformersGenerator:
         decoder = self.decoder
         if not self._may_halve:
             raise InputError(
-                f"{self.name}: {decoder.batch_tokens:,} tokens in passes of {decoder.width} rows don't fit into memory, "
-                "nor did twice as many; set batch_tokens or width lower, or choose a smaller model"
+                f"{self.name}: {decoder.batch_tokens:,} tokens in passes of {decoder.width} rows don't fit into "
+                "memory, nor did twice as many; set batch_tokens or width lower, or choose a smaller model"
             ) from None
         self._may_halve = False
         # Fewer rows held at once show in no text; where one pass alone was too large, its width shrinks with them.

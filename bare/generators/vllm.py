@@ -89,9 +89,9 @@ class VllmGenerator:
             if not ids:
                 done[at] = _failed(prompt, "the prompt holds no token; write something into it")
             elif self.max_tokens is not None and len(ids) >= self.max_tokens:
+                most = self.max_tokens
                 done[at] = _failed(
-                    prompt,
-                    f"the prompt has {len(ids):,} tokens, and the model reads fewer than {self.max_tokens:,}; shorten it",
+                    prompt, f"the prompt has {len(ids):,} tokens, and the model reads fewer than {most:,}; shorten it"
                 )
             else:
                 asked[at] = ids
