@@ -1,7 +1,7 @@
 """Tokens in, tokens out: a causal language model over rows in passes of fixed shape.
 
 What a pass computes for a row depends on the shapes of its matrices, in the last bits, and a last bit can turn a draw.
-So every shape depends on the row alone: `width` rows in every pass, lengths padded up to buckets, a row's prompt split
+So every shape depends on the row alone: `width` rows in every step, lengths padded up to buckets, a row's prompt split
 where the row itself says. Rows that finish leave at the next of a few fixed steps, where those that go on are gathered
 anew; a pass that isn't full is filled up with a row it has. Then no batch, order, partition or resumed run shows in
 what a row says: bit for bit, in any precision, on one kind of hardware.
@@ -26,6 +26,9 @@ from curation.embedding import bucket
 SEGMENT = 32
 # Attention over what is left empty costs little, and rows of one length bucket share their passes.
 LEAST_LENGTH = 128
+
+# Tokens of one pass over prompts: from here on a pass is bound by arithmetic, and lanes filled up cost like rows.
+CPU_READ_TOKENS, GPU_READ_TOKENS = 128, 8192
 
 States = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer keys and values, (rows, heads, tokens, size)
 
@@ -141,6 +144,7 @@ class Decoder:
 
     def __init__(self, model: Any, *, width: int, batch_tokens: int) -> None:
         self.model, self.width, self.batch_tokens = model, width, batch_tokens
+        self.read_tokens = CPU_READ_TOKENS if model.device.type == "cpu" else GPU_READ_TOKENS
         config = model.config.get_text_config()
         self.layers: int = config.num_hidden_layers
         self.context: int | None = getattr(config, "max_position_embeddings", None)
@@ -203,8 +207,9 @@ class Decoder:
             shared = self._read_prefix(list(prefix)) if prefix else []
             for size, members in groupby(sharing, key=lambda row: bucket(len(row.rest))):
                 together = list(members)
-                for start in range(0, len(together), width):
-                    self._read_rest(together[start : start + width], shared, len(prefix), size, width)
+                lanes = max(1, min(width, self.read_tokens // max(size, 1)))
+                for start in range(0, len(together), lanes):
+                    self._read_rest(together[start : start + lanes], shared, len(prefix), size, lanes)
 
     def _read_prefix(self, ids: list[int]) -> States:
         cache = _cache(self.layers, len(ids))
