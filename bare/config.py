@@ -86,6 +86,10 @@ class BareConfig:
         "replace (and the last round's)",
         stages=MAKING,
     )
+    share_shots: int = option(
+        1, "drafts in a row that are shown the same shots: their common beginning is read once (transformers)",
+        stages=MAKING,
+    )
     temperature: float | None = option(None, "of drafting; default: the task's", stages=MAKING)
     refine_temperature: float | None = option(None, "of refining; default: the task's", stages=MAKING)
     max_new_tokens: int | None = option(None, "longest completion, in tokens; default: the task's", stages=MAKING)
@@ -121,7 +125,7 @@ class BareConfig:
         for name, choices in (("arm", tuple(ARMS)), ("control", CONTROLS), ("pool", POOLS)):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
-        for name in ("accepted", "attempts", "wave_rows", "rounds", "trial", "judged", "concurrency"):
+        for name in ("accepted", "attempts", "wave_rows", "rounds", "trial", "judged", "concurrency", "share_shots"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)!r}")
         for name in ("budget_rows", "budget_tokens", "budget_cost", "budget_seconds", "partitions", "max_new_tokens"):

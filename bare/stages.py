@@ -76,10 +76,11 @@ def prepare(run: Run) -> Making:
         "arm": config.arm,
         "drafter": [drafter.name, drafter.revision],
         "refiner": [refiner.name, refiner.revision] if refiner else None,
-        "precision": config.precision,
+        "precision": [model.settings.precision for model in (drafter, refiner) if model is not None],
         "settings": dataclasses.asdict(settings),
         "max_new_tokens": config.max_new_tokens,
         "refine_shots": config.refine_shots,
+        "share_shots": config.share_shots,
         "verdicts": dataclasses.asdict(config.verdicts),
         "tests": content_id(sorted(tests)),
         "encoder": encoder.encoder_id,
@@ -255,6 +256,7 @@ def model_of(run: Run, name: str, settings: GeneratorSettings, license_: str | N
     spec = parse_generator(name)
     key = spec.path if isinstance(spec, ScriptedSpec) else spec.model
     price = load_prices(run.config.prices).price(key) if run.config.prices else None
+    settings = dataclasses.replace(settings, precision=found.precision)
     return Model(name, found.revision, license_ or found.license, price, settings)
 
 
@@ -336,7 +338,7 @@ def draft(run: Run, round_: int, settings: Settings, *, waiting_too: bool = True
     sampling = _sampling(run, stage, settings.temperature)
     ask = draft_asking(
         making.task, shared, arm=config.arm, generation_id=making.generation_id, run_seed=config.seed,
-        rotation=settings.rotation, sampling=sampling,
+        rotation=settings.rotation, sampling=sampling, share_shots=config.share_shots,
     )  # fmt: skip
     asked = "draft_id string, item bigint, attempt int, label string, shots array<string>"
     with run.terminal.stage("draft", unit="drafts") as progress, TaskWatch(run.spark, progress.tasks):
@@ -349,9 +351,13 @@ def draft(run: Run, round_: int, settings: Settings, *, waiting_too: bool = True
 
 
 def draft_asking(
-    task: Task, pool: Any, *, arm: str, generation_id: str, run_seed: int, rotation: int, sampling: Sampling
-) -> Asking:
-    """Prompts of drafts (BARE 3): shots by hash from the pool, the wanted label, raw for a base model, else a chat."""
+    task: Task, pool: Any, *, arm: str, generation_id: str, run_seed: int, rotation: int, sampling: Sampling,
+    share_shots: int = 1,
+) -> Asking:  # fmt: skip
+    """Prompts of drafts (BARE 3): shots by hash from the pool, the wanted label, raw for a base model, else a chat.
+
+    share_shots: so many items, one after another, draw the same shots where they want the same label.
+    """
 
     def ask(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Prompt | None]]:
         seeds: Seeds = pool.value
@@ -359,8 +365,9 @@ def draft_asking(
         attempts = frame["attempt"].tolist()
         labels = task.wanted_labels(frame["item"].to_numpy())
         drawn = draw_shots(
-            task, seeds, items, run_seed=run_seed, attempts=attempts, labels=labels, rotation=rotation
-        ).tolist()
+            task, seeds, [str(item // share_shots) for item in frame["item"]], run_seed=run_seed, attempts=attempts,
+            labels=labels, rotation=rotation,
+        ).tolist()  # fmt: skip
         out = pd.DataFrame(
             {
                 "draft_id": [content_id(generation_id, i, "draft", a) for i, a in zip(items, attempts, strict=True)],
@@ -375,7 +382,9 @@ def draft_asking(
             shots = [seeds.seeds[k].fields for k in row]
             seed = row_seed(run_seed, item, "draft", attempt)
             if ARMS[arm][0] == "base":
-                prompts.append(Prompt(draft_id, seed, prompt=task.draft_prompt(shots, label), sampling=sampling))
+                prefix = len(task.draft_prefix(shots)) if share_shots > 1 else 0
+                text = task.draft_prompt(shots, label)
+                prompts.append(Prompt(draft_id, seed, prompt=text, sampling=sampling, prefix=prefix))
                 continue
             persona = persona_of(f"{item}/{attempt}", run_seed=run_seed) if arm == "persona" else None
             messages = task.instruct_messages(shots, label=label, persona=persona)

@@ -141,8 +141,8 @@ def resolve_encoder(config: EncoderConfig) -> Encoder:
     limit = _read_json(folder / "config.json").get("max_position_embeddings")
     if config.max_tokens is not None and isinstance(limit, int) and config.max_tokens > limit:
         raise InputError(f"encoder: {config.model} reads at most {limit} tokens; max_tokens is {config.max_tokens}")
-    precision = _fast_precision() if config.precision == "auto" else config.precision
-    contents = _digest(folder) if revision is None else None
+    precision = fast_precision() if config.precision == "auto" else config.precision
+    contents = digest_folder(folder) if revision is None else None
     return _identify(config, config.model, revision, contents, _dimension(folder), precision, _prompts(folder))
 
 
@@ -297,7 +297,7 @@ def _read_json(path: Path) -> Any:
         raise InputError(f"encoder: {path} is not JSON ({error}); fetch the model again") from error
 
 
-def _digest(folder: Path) -> str:
+def digest_folder(folder: Path) -> str:
     """sha256 over the files that a model is loaded from, the same wherever the folder lies."""
     unread = {".md", ".onnx", ".h5", ".ot", ".msgpack", ".gguf", ".png", ".py"}
     files = [
@@ -318,7 +318,7 @@ def _digest_files(folder: str, files: tuple[tuple[str, int, int], ...]) -> str:
     return whole.hexdigest()
 
 
-def _fast_precision() -> str:
+def fast_precision() -> str:
     """Half precision where this machine computes it fast; emulated bfloat16 is nine times slower than float32."""
     if any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
         import torch
@@ -493,7 +493,7 @@ def _load(encoder: Encoder, device: str) -> Encode:
         return HashingEncode(encoder.dimension)
     _require_extra()
     folder, _ = _find(encoder.model, encoder.revision)
-    if encoder.contents is not None and _digest(folder) != encoder.contents:
+    if encoder.contents is not None and digest_folder(folder) != encoder.contents:
         raise InputError(
             f"embedding: {folder} holds other files on this worker than on the driver; give every machine the same"
         )

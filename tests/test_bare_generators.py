@@ -480,6 +480,14 @@ def test_finish_reasons_are_those_of_the_protocol(server: Server, choice: dict[s
     assert (completion.text, completion.finish_reason, completion.tokens_in) == (text, finish, None)
 
 
+def test_a_stop_text_that_a_server_keeps_is_cut(server: Server) -> None:
+    server.answer = status(200, {"choices": [{"text": "one [/x] two [/y]", "finish_reason": "length"}]})
+    (cut,) = client(server).generate([prompt(0, "row", stop=("[/y]", "[/x]"))])
+    assert (cut.text, cut.finish_reason) == ("one ", "stop")
+    (kept,) = client(server).generate([prompt(0, "row", stop=("[/z]",))])
+    assert (kept.text, kept.finish_reason) == ("one [/x] two [/y]", "length")
+
+
 def test_unknown_finish_reasons_and_filtered_prompts_are_rows_with_a_reason(server: Server) -> None:
     server.answer = status(200, {"choices": [{"text": "x", "finish_reason": "tool_calls"}]})
     assert "'tool_calls'" in str(client(server).generate(rows(1))[0].error)

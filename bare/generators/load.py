@@ -1,7 +1,8 @@
-"""From a GENERATOR of the command line to a model that answers, loaded once a worker process."""
+"""From a generator's name to the generator: what the driver checks of it, and what an executor calls, loaded once."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,13 +11,18 @@ from pyspark import TaskContext
 from bare.generators.openai import OpenAIGenerator
 from bare.generators.protocol import Generator
 from bare.generators.scripted import ScriptedGenerator
-from bare.generators.spec import OpenAISpec, ScriptedSpec, parse_generator
-from curation.errors import InputError
+from bare.generators.spec import OpenAISpec, ScriptedSpec, TransformersSpec, VllmSpec, parse_generator
+from curation.embedding import fast_precision
 
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """How a generator computes or asks: everything beside prompts, seeds and sampling."""
+    """How a generator computes or asks: everything beside prompts, seeds and sampling.
+
+    role: whether it is given raw text (base) or messages (instruct). precision, batch_tokens: of transformers: and
+    vllm:. insist: on a base model with a chat template, or an instruct model without one. concurrency, timeout
+    (seconds), key_variable: of openai:.
+    """
 
     role: Literal["base", "instruct"] = "base"
     precision: str = "auto"
@@ -29,49 +35,78 @@ class GeneratorSettings:
 
 @dataclass(frozen=True)
 class Described:
-    """What a generator is, as far as its files say: known on the driver before any token is made."""
+    """What a generator is, as far as its files say; precision: `auto` decided, once, where the driver runs."""
 
-    revision: str | None = None
-    license: str | None = None
-
-
-MOST_MODELS = 2  # held by one worker at once: the one that drafts and the one that refines
-_open: dict[tuple[str, GeneratorSettings, str], Generator] = {}
-
-
-def open_generator(name: str, settings: GeneratorSettings, device: str = "cpu") -> Generator:
-    """The generator, loaded at first use; a worker keeps the last two."""
-    key = (name, settings, device)
-    if key not in _open:
-        while len(_open) >= MOST_MODELS:
-            _open.pop(next(iter(_open)))
-        _open[key] = _build(name, settings, device)
-    return _open[key]
-
-
-def _build(name: str, settings: GeneratorSettings, device: str) -> Generator:
-    spec = parse_generator(name)
-    if isinstance(spec, ScriptedSpec):
-        return ScriptedGenerator.from_file(spec.path)
-    if isinstance(spec, OpenAISpec):
-        return OpenAIGenerator(
-            spec.model, spec.base_url, settings.key_variable, concurrency=settings.concurrency, timeout=settings.timeout
-        )
-    raise InputError(f"{name}: not here yet")
+    revision: str | None
+    license: str | None
+    precision: str
 
 
 def describe(name: str, settings: GeneratorSettings) -> Described:
-    """Check on the driver what can be checked without weights, and say what the model is."""
+    """Check on the driver what can be checked without weights: the files, the tokenizer, its role; no token is made.
+
+    InputError: no such model or script, a model in a role that it isn't made for. MissingExtraError: no transformers.
+    """
+    spec, precision = parse_generator(name), settings.precision
+    match spec:
+        case ScriptedSpec():
+            ScriptedGenerator.from_file(spec.path)
+        case TransformersSpec():
+            from bare.generators import transformers
+
+            files = transformers.find_model(spec)
+            transformers.check_role(transformers.load_tokenizer(spec), settings.role, insist=settings.insist)
+            return Described(files.revision, files.license, fast_precision() if precision == "auto" else precision)
+        case OpenAISpec() | VllmSpec():
+            pass  # they are where the executors are
+    return Described(None, None, precision)
+
+
+@functools.lru_cache(maxsize=2)
+def open_generator(name: str, settings: GeneratorSettings, device: str = "cpu", threads: int | None = 1) -> Generator:
+    """The generator that `name` names; the last two are kept: a worker process loads what drafts and refines once.
+
+    device, threads (PyTorch's, on a CPU): of transformers:.
+    InputError: it can't be loaded. MissingExtraError: its packages aren't installed.
+    """
     spec = parse_generator(name)
-    if isinstance(spec, ScriptedSpec):
-        ScriptedGenerator.from_file(spec.path)
-    return Described()
+    match spec:
+        case ScriptedSpec():
+            return ScriptedGenerator.from_file(spec.path)
+        case OpenAISpec():
+            return OpenAIGenerator(
+                spec.model,
+                spec.base_url,
+                settings.key_variable,
+                concurrency=settings.concurrency,
+                timeout=settings.timeout,
+            )
+        case TransformersSpec():
+            from bare.generators import transformers
+
+            return transformers.load(
+                spec,
+                precision=settings.precision,
+                device=_local_device() if device == "local" else device,
+                threads=threads,
+                batch_tokens=settings.batch_tokens,
+            )
+        case VllmSpec():
+            from bare.generators import vllm
+
+            return vllm.load(spec, precision=settings.precision)
 
 
 def task_device(local: bool) -> str:
-    """The GPU that Spark gave this task; in a local session the machine's; else the CPU. Loads no library for it."""
+    """The GPU that Spark gave this task; `local`: this machine's if it has one; else `cpu`. Loads no library."""
     context = TaskContext.get()
     given = (context.resources() if context is not None else {}).get("gpu")
     if given is not None:
         return f"cuda:{given.addresses[0]}"
-    return "auto" if local else "cpu"
+    return "local" if local else "cpu"
+
+
+def _local_device() -> str:
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"

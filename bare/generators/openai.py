@@ -288,7 +288,12 @@ def _completion(prompt: Prompt, answer: Any, seconds: float) -> Completion:
         raise _RowFailed(f"the model ended with the finish reason {reason!r}, which is none of text's")
     if refusal:
         return Completion(prompt.id, refusal, "refusal", tokens_in, tokens_out, seconds)
-    return Completion(prompt.id, text or "", FINISHED[reason], tokens_in, tokens_out, seconds)
+    text = text or ""
+    # Some servers keep the stop text in the answer, or don't stop at it.
+    found = [at for stop in prompt.sampling.stop if (at := text.find(stop)) >= 0]
+    if found and reason != "content_filter":
+        return Completion(prompt.id, text[: min(found)], "stop", tokens_in, tokens_out, seconds)
+    return Completion(prompt.id, text, FINISHED[reason], tokens_in, tokens_out, seconds)
 
 
 def _count(value: Any) -> int | None:

@@ -45,19 +45,29 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A row in: raw text for a base model or messages for an instruct model, exactly one of the two."""
+    """A row in: raw text for a base model or messages for an instruct model, exactly one of the two.
+
+    prefix: how many of the raw text's first characters it shares with other rows. A generator may compute them once; it
+    is part of how the row is computed, so give it wherever the row is made, or nowhere.
+    """
 
     id: str
     seed: int
     prompt: str | None = None
     messages: tuple[Message, ...] | None = None
     sampling: Sampling = Sampling()
+    prefix: int = 0
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
             raise InputError(f"prompt {self.id}: give either raw text or messages, not both and not neither")
         if self.messages is not None and not self.messages:
             raise InputError(f"prompt {self.id}: there are no messages; give at least one")
+        if not 0 <= self.prefix <= len(self.prompt or ""):
+            raise InputError(
+                f"prompt {self.id}: prefix must lie in [0, {len(self.prompt or '')}], the raw text's characters; "
+                f"got {self.prefix!r}"
+            )
         if not 0 <= self.seed < 2**63:
             raise InputError(f"prompt {self.id}: the seed must lie in [0, 2**63); got {self.seed!r}")
 
