@@ -26,7 +26,7 @@ endif
 # Only-binary: nothing here may need a compiler. pyspark comes as sources, without a line to compile.
 LOCKED := --require-hashes --only-binary :all:
 
-.PHONY: help setup fetch demo test test-fast lint lock clean
+.PHONY: help setup fetch demo demo-bare test test-fast lint lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ $(STAMPS)/project: pyproject.toml $(STAMPS)/packages
 demo: setup ## rank and cut a real corpus for six benchmarks; a second run finds everything unchanged
 	@$(PY) -m demo
 
+demo-bare: setup .local/demo-models/fetched ## draft with a small base model, refine with a small instruct model
+	@$(PY) -m demo.bare
+
 test: lint ## what .ci/run runs: ruff, mypy, the tests, beside them the stages in a Spark Connect session
 	@mkdir -p .local/logs; \
 		CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m connect --durations=30 > .local/logs/test-connect.log 2>&1 & connect=$$!; \
@@ -100,4 +103,4 @@ COMPILE := --quiet --upgrade --universal --python-version 3.11 --fork-strategy f
 	--no-emit-index-url --custom-compile-command "make lock" --only-binary :all:
 
 clean: ## remove the demo's tables and caches; .venv, jars and fetched data stay
-	@rm -rf .local/demo .local/cache
+	@rm -rf .local/demo .local/demo-bare .local/cache

@@ -48,7 +48,7 @@ SCRIPT = [
     {
         "match": r"This is a draft of one more:.*?Question: (?P<q>[^\n]+)",
         "answers": [
-            *["[problem]\nQuestion: ${q}\nWorking: ${number:2-900} remain.\nResult: ${number:1-999}\n[/problem]"] * 6,
+            *["[problem]\nQuestion: ${q}\nWorking: ${number:2-900} remain.\nResult: ${number:1-999}\n[/problem]"] * 14,
             "[problem]\nQuestion: ${q}\nWorking: it is some.\nResult: many\n[/problem]",
             "I'm sorry, but I can't help with that request.",
         ],
@@ -59,8 +59,7 @@ SCRIPT = [
     },
     {
         "answers": [
-            f"\nQuestion: {QUESTION}\nWorking: ${{number:2-900}} - ${{number:2-99}}\nResult: ${{number:1-999}}",
-            f"\nQuestion: {QUESTION}\nWorking: first take them away\nResult: ${{number:1-999}}",
+            *[f"\nQuestion: {QUESTION}\nWorking: ${{number:2-900}} - 2\nResult: ${{number:1-999}}"] * 9,
             "no item ${seed}",
         ]
     },

