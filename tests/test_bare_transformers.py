@@ -356,9 +356,10 @@ def test_noise_is_standard_gumbel_and_its_rows_are_independent() -> None:
     assert np.array_equal(gumbel(zero[:3], zero[:3], tokens[5:8]), noise[5:8])
 
 
-def test_only_tokens_that_cannot_win_get_no_noise() -> None:
+@pytest.mark.parametrize("spread", [0.1, 3.0, 20.0])
+def test_only_tokens_that_cannot_win_get_no_noise(spread: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn((300, 500), generator=generator) * 20
+    logits = torch.randn((300, 500), generator=generator) * spread
     chosen = choose(logits, seeds=range(300), steps=range(300), samplings=[Sampling(1.3)] * 300)
     for n, line in enumerate(logits):
         tokens = np.arange(500, dtype=np.uint64)
