@@ -15,7 +15,7 @@ from betr.show import report, summarise
 from curation.errors import input_errors
 from curation.progress import Terminal
 from curation.session import get_session
-from curation.tables import hold
+from curation.tables import Tables, hold
 
 
 def betr(run: Run) -> None:
@@ -66,8 +66,6 @@ def run_stage(
 @contextmanager
 def opened(config: RunConfig, spark: SparkSession | None = None, terminal: Terminal | None = None) -> Iterator[Run]:
     """The tables root of `config`, held against other runs while the body works on it."""
-    from curation.tables import Tables
-
     spark = spark or get_session()
     with input_errors(), hold(Tables(spark, config.tables)):
         yield Run(config, spark, terminal or Terminal())

@@ -3,13 +3,17 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pyspark.sql import functions as F
 
 from betr.config import RunConfig
@@ -120,14 +124,12 @@ def rows_hash(tables: Tables, spec: TableSpec, *, leave_out: frozenset[str] = fr
     return row["n"], row["x"] or 0, int(row["s"] or 0)
 
 
-def betr_command(*arguments: str, module: str = "betr.cli") -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
-
-
-def run_betr(*arguments: str, timeout: float = 800, **env: str) -> "subprocess.CompletedProcess[str]":
+def run_command(
+    *arguments: str, module: str = "betr.cli", timeout: float = 800, **env: str
+) -> "subprocess.CompletedProcess[str]":
     """The real command line in a process of its own."""
     return subprocess.run(
-        betr_command(*arguments),
+        [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -135,6 +137,33 @@ def run_betr(*arguments: str, timeout: float = 800, **env: str) -> "subprocess.C
         env={**os.environ, **env},
         cwd=Path(__file__).parent.parent,
     )
+
+
+def commits(table: Path) -> int:
+    """How often a Delta table was written."""
+    return len(list((table / "_delta_log").glob("*.json")))
+
+
+def interrupt_when(
+    moment: Callable[[], bool], how: signal.Signals, command: list[str], *, module: str = "betr.cli"
+) -> tuple[int, str, str]:
+    """Start a run and send its driver `how` as soon as `moment` holds on the disk: its exit code, stdout and stderr."""
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    ) as process:
+        deadline = time.monotonic() + 800
+        while not moment():
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                pytest.fail(f"the moment never came: {process.communicate()[1][-3000:]}")
+            time.sleep(0.002)
+        os.kill(process.pid, how)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
 
 
 def last_json(result: "subprocess.CompletedProcess[str]") -> dict[str, Any]:

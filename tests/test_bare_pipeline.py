@@ -86,7 +86,7 @@ def house(folder: Path, script: Any = SCRIPT, seeds: int = 60) -> dict[str, Any]
     generator = f"scripted:{folder / 'script.json'}"
     return {
         "tables": str(folder / "tables"), "task": "grade_school_maths", "seeds": (str(folder / "seeds.jsonl"),),
-        "base": generator, "instruct": generator, "judge": generator, "accepted": 24, "wave_rows": 24,
+        "base": generator, "instruct": generator, "judge": generator, "accepted": 16, "wave_rows": 16,
     }  # fmt: skip
 
 
@@ -117,13 +117,13 @@ def test_a_run_accepts_as_many_rows_as_were_asked_for_and_explains_the_others(
     made: tuple[dict[str, Any], dict[str, Any]], spark: SparkSession
 ) -> None:
     settings, report = made
-    assert report["accepted"] == 24 and report["stopped_by"] == "accepted"
-    assert report["drafts"] == report["refined"] == 24 + sum(report["rejected"].values())
+    assert report["accepted"] == 16 and report["stopped_by"] == "accepted"
+    assert report["drafts"] == report["refined"] == 16 + sum(report["rejected"].values())
     assert {"check_failed", "refused"} <= set(report["rejected"])
     verdicts = rows(spark, settings, VERDICTS)
-    assert Counter(v["reason"] for v in verdicts) == {None: 24, **report["rejected"]}
+    assert Counter(v["reason"] for v in verdicts) == {None: 16, **report["rejected"]}
     accepted = [v for v in verdicts if v["accepted"]]
-    assert sorted(v["item"] for v in accepted) == list(range(24))  # one row an item: the wanted balance holds
+    assert sorted(v["item"] for v in accepted) == list(range(16))  # one row an item: the wanted balance holds
     drafts, refined = (rows(spark, settings, spec) for spec in (DRAFTS, REFINED))
     assert len({d["draft_id"] for d in drafts}) == len({r["row_id"] for r in refined}) == len(verdicts)
     assert {d["draft_id"] for d in drafts} == {v["draft_id"] for v in verdicts}
@@ -136,11 +136,11 @@ def test_a_run_accepts_as_many_rows_as_were_asked_for_and_explains_the_others(
     assert all(d["draft_id"] == content_id(generation, str(d["item"]), "draft", d["attempt"]) for d in drafts)
     assert report["tokens_in"] == sum(c["tokens_in"] for c in (*drafts, *refined))
     measures = {m["measure"]: m for m in rows(spark, settings, METRICS) if m["round"] == -1}
-    assert measures["mean_cosine"]["n"] == 24 and measures["mean_cosine"]["low"] < measures["mean_cosine"]["value"]
-    assert sum(measures["mean_cosine"]["histogram"]) == 24 * 23 // 2
+    assert measures["mean_cosine"]["n"] == 16 and measures["mean_cosine"]["low"] < measures["mean_cosine"]["value"]
+    assert sum(measures["mean_cosine"]["histogram"]) == 16 * 15 // 2
     assert report["indistinguishability"]["chance"] == 0.75
     judged = rows(spark, settings, JUDGEMENTS)
-    assert len(judged) == 24 and report["indistinguishability"]["abstained"] == sum(j["answer"] is None for j in judged)
+    assert len(judged) == 16 and report["indistinguishability"]["abstained"] == sum(j["answer"] is None for j in judged)
     assert all(seeds[i]["role"] == "real" for j in judged for i in j["real"])
 
 
@@ -156,13 +156,13 @@ def test_a_second_run_makes_no_row_and_no_token(copied: dict[str, Any], made: An
 def test_waves_partitions_and_single_stages_change_no_row(
     made: Any, spark: SparkSession, tmp_path: Path
 ) -> None:
-    settings = {**made[0], "tables": str(tmp_path / "tables"), "wave_rows": 7, "partitions": 5}
+    settings = {**made[0], "tables": str(tmp_path / "tables"), "wave_rows": 9, "partitions": 5}
     drafted = pipeline.draft(config(settings), spark=spark)
-    assert drafted["drafts"] == 24 and drafted["accepted"] == 0
-    assert pipeline.draft(config(settings), spark=spark)["drafts"] == 24  # what waits for its verdict isn't drafted again
+    assert drafted["drafts"] == 16 and drafted["accepted"] == 0
+    assert pipeline.draft(config(settings), spark=spark)["drafts"] == 16  # what waits for its verdict isn't drafted again
     refined = pipeline.refine(config(settings), spark=spark)
-    assert refined["refined"] == 24 and 0 < refined["accepted"] < 24
-    pipeline.run(config({**settings, "wave_rows": 3}), spark=spark)
+    assert refined["refined"] == 16 and 0 < refined["accepted"] < 16
+    pipeline.run(config({**settings, "wave_rows": 2}), spark=spark)
     ours, theirs = Tables(spark, settings["tables"]), Tables(spark, made[0]["tables"])
     for spec in (DRAFTS, REFINED, VERDICTS, ROW_EMBEDDINGS):
         leave_out = frozenset({"wave", "seconds"})
@@ -170,14 +170,14 @@ def test_waves_partitions_and_single_stages_change_no_row(
 
 
 def test_more_rows_go_on_from_those_that_are_there(copied: dict[str, Any], made: Any, spark: SparkSession) -> None:
-    more = pipeline.run(config(copied, accepted=30), spark=spark)
-    assert more["generation_id"] == made[1]["generation_id"] and more["accepted"] == 30
+    more = pipeline.run(config(copied, accepted=18), spark=spark)
+    assert more["generation_id"] == made[1]["generation_id"] and more["accepted"] == 18
     before = {r["row_id"] for r in rows(spark, made[0], VERDICTS, "row_id")}
     assert before < {r["row_id"] for r in rows(spark, copied, VERDICTS, "row_id")}
 
 
 @pytest.mark.parametrize(
-    ("limit", "value"), [("budget_rows", 20), ("budget_tokens", 1), ("attempts", 1), ("budget_cost", 0.001)]
+    ("limit", "value"), [("budget_rows", 12), ("attempts", 1), ("budget_cost", 0.001)]
 )
 def test_a_budget_ends_a_run_and_what_is_there_is_usable(
     made: Any, spark: SparkSession, tmp_path: Path, limit: str, value: float
@@ -187,11 +187,11 @@ def test_a_budget_ends_a_run_and_what_is_there_is_usable(
     changed = {"tables": str(tmp_path / "tables"), limit: value, "prices": str(tmp_path / "prices.yaml"), "judge": None}
     report = pipeline.run(config(made[0], **changed), spark=spark)
     assert report["stopped_by"] == limit
-    assert 0 < report["accepted"] < 24
+    assert 0 < report["accepted"] < 16
     assert report["measures"]["mean_cosine"] is not None
     assert report["cost"] == pytest.approx(report["tokens_out"] * 100 / 1e6)
     if limit == "budget_rows":
-        assert report["drafts"] == 20
+        assert report["drafts"] == 12
 
 
 def test_verdicts_on_executors_are_those_of_one_pass(spark: SparkSession) -> None:
@@ -258,7 +258,7 @@ def test_ten_thousand_rows_bring_no_row_to_the_driver(
     monkeypatch.setattr(type(spark.range(1)), "toPandas", lambda self: _counted(brought, to_pandas(self)))
     changed = {"arm": "base", "accepted": 10_000, "wave_rows": 5_000, "attempts": 1, "judge": None}
     report = pipeline.run(config(settings, **changed), spark=spark)
-    assert report["drafts"] == 10_000 and report["accepted"] > 9_000
+    assert report["drafts"] == 10_000 and report["accepted"] > 8_000
     assert max(brought) <= 1_000  # the fixed sample that measures are taken on
 
 
@@ -277,8 +277,8 @@ def test_rounds_see_a_collapse_act_and_halt(spark: SparkSession, tmp_path: Path)
     ]
     settings = house(tmp_path, script, seeds=60)
     changed = {
-        "arm": "base", "accepted": 200, "rounds": 8, "control": "adapt", "pool": "replace", "judge": None,
-        "wave_rows": 100, "attempts": 30, "overlap": 1.0, "cosine": 1.0,
+        "arm": "base", "accepted": 120, "rounds": 4, "control": "adapt", "pool": "replace", "judge": None,
+        "temperature": 1.0, "overlap": 1.0, "cosine": 1.0, "wave_rows": 40, "attempts": 30,
     }  # fmt: skip
     report = pipeline.run(config(settings, **changed), spark=spark)
     rounds = sorted(rows(spark, settings, ROUNDS), key=lambda r: r["round"])
@@ -320,7 +320,7 @@ def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
 
     sheet_in = fill("good.csv", {good[0]: "reject", good[1]: "accept", failed: "reject"})
     report = publish.review_import(this, [sheet_in], spark=spark)
-    assert (report["reviews"], report["changed"], report["accepted"]) == (3, 1, 23)
+    assert (report["reviews"], report["changed"], report["accepted"]) == (3, 1, 15)
     assert report["agreements"][0]["rows"] == 3 and report["agreements"][0]["observed"] == pytest.approx(2 / 3)
     verdicts = {v["row_id"]: v for v in rows(spark, copied, VERDICTS)}
     assert verdicts[good[0]]["reason"] == "rejected_in_review" and "dull" in verdicts[good[0]]["detail"]
@@ -328,14 +328,14 @@ def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
     assert verdicts[failed]["reason"] == verdicts[failed]["automatic_reason"]
     assert publish.review_import(this, [sheet_in], spark=spark)["changed"] == 0
     topped = pipeline.run(this, spark=spark)  # what people rejected is made anew
-    assert topped["accepted"] == 24 and topped["rejected"]["rejected_in_review"] == 1
+    assert topped["accepted"] == 16 and topped["rejected"]["rejected_in_review"] == 1
 
     publish.card(this, str(tmp_path / "card" / "README.md"), spark=spark)
     card = (tmp_path / "card" / "README.md").read_text()
-    assert card.startswith("---\n") and "kappa" in card and "24" in card
+    assert card.startswith("---\n") and "kappa" in card and "16" in card
     exported = publish.export(this, str(tmp_path / "rows.jsonl"), spark=spark)
     found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert exported["rows"] == len(found) == 24
+    assert exported["rows"] == len(found) == 16
     assert all(row["question"] and row["origin"]["draft"] and len(row["origin"]["shots"]) == 3 for row in found)
 
 
@@ -343,7 +343,7 @@ def test_an_estimate_makes_a_trial_wave_that_the_run_goes_on_from(made: Any, spa
     settings = {**made[0], "tables": str(tmp_path / "tables"), "trial": 10}
     estimate = pipeline.estimate(config(settings), spark=spark)
     assert estimate["trial"] == 10 and estimate["generation_id"] == made[1]["generation_id"]
-    assert estimate["low"] <= estimate["cost"] and estimate["drafts"] >= 24
+    assert estimate["low"] <= estimate["cost"] and estimate["drafts"] >= 16
     report = pipeline.run(config(settings), spark=spark)
     assert {k: report[k] for k in ("drafts", "accepted", "rejected")} == {
         k: made[1][k] for k in ("drafts", "accepted", "rejected")
@@ -353,7 +353,7 @@ def test_an_estimate_makes_a_trial_wave_that_the_run_goes_on_from(made: Any, spa
 
 
 def test_arms_are_compared_on_the_same_seeds(made: Any, spark: SparkSession, tmp_path: Path) -> None:
-    settings = {**made[0], "tables": str(tmp_path / "tables"), "accepted": 12, "wave_rows": 12}
+    settings = {**made[0], "tables": str(tmp_path / "tables"), "accepted": 10, "wave_rows": 12}
     instruct = {"match": "Write one more", "answers": [
         f"[problem]\nQuestion: {QUESTION}\nWorking: ${{number:2-900}}\nResult: ${{number:1-999}}\n[/problem]"]}  # fmt: skip
     script = tmp_path / "script.json"

@@ -10,7 +10,7 @@ from betr import cli
 from betr.config import RunConfig, options
 from curation.command import read_config
 from curation.errors import InputError
-from tests.helpers import run_betr
+from tests.helpers import run_command
 
 
 def config(**changed: Any) -> RunConfig:
@@ -76,7 +76,7 @@ def test_a_sample_is_a_number_a_share_or_auto(text: str, value: float | None) ->
 
 
 def test_bad_input_exits_with_1_and_one_sentence_without_starting_spark() -> None:
-    result = run_betr("run", "--tables", "/tmp/none", "--keep", "2")
+    result = run_command("run", "--tables", "/tmp/none", "--keep", "2")
     assert result.returncode == 1
     assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1

@@ -12,7 +12,7 @@ from typing import Any
 import pyspark
 import pytest
 
-from tests.helpers import arguments, last_json, run_betr, settings
+from tests.helpers import arguments, last_json, run_command, settings
 
 pytestmark = [pytest.mark.slow]
 
@@ -30,7 +30,7 @@ def test_two_executor_processes_give_the_same_selection_and_json_alone_on_stdout
 ) -> None:
     given = arguments(settings(finished[0], tables=str(tmp_path / "tables"), wave_rows=1000, chunk_bytes=100_000))
     memory = ["--spark", "spark.driver.memory=1g", "spark.executor.memory=1g"]
-    result = run_betr(*given, "--master", "local-cluster[2,1,1024]", *memory)
+    result = run_command(*given, "--master", "local-cluster[2,1,1024]", *memory)
     report = last_json(result)
     assert cut(report) == cut(finished[1])
     assert result.stdout.count("\n") == 1

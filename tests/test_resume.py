@@ -1,10 +1,6 @@
 """A run stopped with Ctrl-C, then killed with SIGKILL in one stage after the other: the tables of an undisturbed run."""
 
-import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +9,11 @@ from pyspark.sql import SparkSession
 
 from betr.tables import ALL, CLASSIFIERS, IMPORTED_FILES, SELECTION_RUNS, STAGE_RUNS
 from curation.tables import Tables
-from tests.helpers import arguments, betr_command, last_json, rows_hash, run_betr, settings
+from tests.helpers import arguments, commits, interrupt_when, last_json, rows_hash, run_command, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.kill, pytest.mark.timeout(1800)]  # five starts of Java
 
 ON_THIS_MACHINE = ["--master", "local[2]", "--spark", "spark.driver.memory=1g"]
-
-
-def commits(table: Path) -> int:
-    return len(list((table / "_delta_log").glob("*.json")))
-
-
-def interrupt_when(moment: Callable[[], bool], how: signal.Signals, command: list[str]) -> tuple[int, str, str]:
-    """Start a run and send its driver `how` as soon as `moment` holds on the disk: its exit code, stdout and stderr."""
-    with subprocess.Popen(
-        betr_command(*command),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-    ) as process:
-        deadline = time.monotonic() + 800
-        while not moment():
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                pytest.fail(f"the moment never came: {process.communicate()[1][-3000:]}")
-            time.sleep(0.002)
-        os.kill(process.pid, how)
-        out, err = process.communicate(timeout=120)
-        return process.returncode, out, err
 
 
 def test_a_run_stopped_and_killed_in_every_long_stage_ends_with_the_tables_of_an_undisturbed_one(
@@ -71,7 +43,7 @@ def test_a_run_stopped_and_killed_in_every_long_stage_ends_with_the_tables_of_an
     assert code == -signal.SIGKILL
     assert "train    unchanged" in err and "score    resumed" in err
 
-    report = last_json(run_betr(*command))
+    report = last_json(run_command(*command))
     states = {each["stage"]: each["state"] for each in report["stages"]}
     assert states == {**dict.fromkeys(states, "unchanged"), "select": "done"}
     assert report["selection"] == expected["selection"]
