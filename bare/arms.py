@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from pyspark.sql import functions as F
 
+from bare import measuring
 from bare.compare import Arm
 from bare.run import Run
 from bare.tables import DRAFTS, JUDGEMENTS, REFINED, ROW_EMBEDDINGS, VERDICTS
@@ -17,7 +18,9 @@ def arm_of(run: Run) -> Arm:
     """A generation's rows as they were made, each with all that its calls took."""
     calls = run.mine(DRAFTS).select("draft_id", *_spent("draft"))
     refined = run.mine(REFINED).select("row_id", *_spent("refine"))
-    judged = run.mine(JUDGEMENTS).select("row_id", F.col("verdict").alias("judged"))
+    judge = measuring.judge_of(run)
+    judgements = run.mine(JUDGEMENTS).where(F.col("judge") == F.lit(judge))
+    judged = judgements.select("row_id", F.col("verdict").alias("judged"))
     vectors = run.mine(ROW_EMBEDDINGS).select("row_id", "embedding")
     rows = run.mine(VERDICTS).join(calls, "draft_id").join(refined, "row_id", "left").join(vectors, "row_id", "left")
     none = F.lit(0.0)
@@ -26,7 +29,7 @@ def arm_of(run: Run) -> Arm:
                                    F.col(f"refine_{name}"))).alias(name)
         for name in ("cost", "tokens", "seconds")
     ]  # fmt: skip
-    frame = rows.join(judged.dropDuplicates(["row_id"]), "row_id", "left").select(
+    frame = rows.join(judged, "row_id", "left").select(
         "row_id", "wave", "attempt", "item", "text", "label", "embedding", "accepted", *sums, "judged"
     )
     made: pd.DataFrame = frame.orderBy("wave", "attempt", "item").toPandas()

@@ -43,7 +43,7 @@ def build_parser() -> ArgumentParser:
     show.add_argument("view", type=str, nargs="?", default="summary", choices=VIEWS, help="what to show")
     commands.add_subcommand("show", show, help="verdicts, rows, measures, rounds, generations")
     card = config_parser(BareConfig, "card")
-    card.add_argument("--out", type=str, default="README.md", help="file to write the data card to")
+    card.add_argument("--out", type=str, required=True, help="file to write the data card to (README.md for a hub)")
     commands.add_subcommand("card", card, help="write the data card of a generation")
     export = config_parser(BareConfig, "export")
     export.add_argument("--out", type=str, required=True, help="JSON lines file (.jsonl, .jsonl.gz) to write")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from pyspark.sql import SparkSession
 
-from bare import measuring, metrics, pipeline
+from bare import measuring, pipeline
 from bare.arms import arm_of, real_arm
 from bare.compare import Arm, ComparisonRow, Unit, as_table, compare
 from bare.config import ARMS, BareConfig
 from bare.cost import load_prices
 from bare.report import comparison_page
-from bare.run import Run
+from bare.run import Run, opened
 from bare.tables import COMPARISONS
 from curation.errors import InputError
 from curation.hashing import content_id
@@ -32,7 +32,7 @@ def run_arms(
     if config.accepted > MOST_ROWS:
         raise InputError(f"compare: --accepted must be at most {MOST_ROWS:,}; got {config.accepted:,}")
     chosen = config.arms or ("real", *(arm for arm in ARMS if config.base is not None or ARMS[arm][0] == "instruct"))
-    with pipeline.opened(config, spark, terminal) as outer:
+    with opened(config, spark, terminal) as outer:
         arms: list[Arm] = []
         made: dict[str, str] = {}
         last: Run | None = None
@@ -56,12 +56,10 @@ def _compare(run: Run, last: Run, arms: list[Arm], made: dict[str, str]) -> dict
     units: list[Unit] = ["cost"] if config.prices else ["tokens"]
     if any(np.isnan(arm.spent(units[0])).any() for arm in arms if not arm.real):
         units = ["seconds"]  # a server that tells no tokens
-    real = last.real_vectors()
-    clusters = None
-    if len(real) >= measuring.FEWEST_FOR_CLUSTERS:
-        clusters = metrics.fit_clusters(real, [s.seed_id for s in last.making.real.seeds], seed=config.seed)
-    wanted = {label: float(share) for label, share in task.label.balance} if task.label else None
-    rows = compare(arms, units=units, clusters=clusters, seeds=last.shown_vectors(), wanted=wanted, seed=config.seed)
+    rows = compare(
+        arms, units=units, clusters=measuring.real_clusters(last), seeds=last.shown_vectors(),
+        wanted=task.wanted_shares, seed=config.seed,
+    )  # fmt: skip
     comparison_id = content_id("comparison", made, config.accepted, config.judge)
     _write(run, rows, comparison_id, made)
     run.terminal.console.print()

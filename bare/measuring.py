@@ -20,16 +20,15 @@ from bare import metrics
 from bare.collapse import Breach, Decision, Round, Settings, decide
 from bare.draws import hash64, row_seed
 from bare.generation import Asking, complete
-from bare.generators.load import GeneratorSettings
 from bare.generators.protocol import Prompt, Sampling
 from bare.generators.spec import parse_generator
 from bare.judge import Indistinguishability, draw_questions, indistinguishability, judge_messages, parse_answer
-from bare.metrics import Measure
+from bare.metrics import Clusters, Measure
 from bare.run import Run
-from bare.stages import accepted_rows, model_of, round_settings
+from bare.stages import accepted_rows, judge_model, round_settings
 from bare.tables import JUDGEMENTS, METRICS, ROUNDS, VERDICTS
 from bare.tasks import FIELD_MISSING, NOT_PARSED, TRUNCATED, Seeds, Task
-from curation.embedding import Vectors
+from curation.embedding import Vectors, embedding_profile
 from curation.session import TaskWatch, default_parallelism, is_local_session, release, share
 
 ALL_ROUNDS, REAL = -1, -2  # rounds of the table `metrics` that are none
@@ -59,7 +58,7 @@ def measure(run: Run, round_: int | None = None) -> tuple[Measure, ...]:
     frame = sample(rows.select(*columns), size=metrics.SAMPLE, seed=config.seed)
     judged_rows = run.mine(VERDICTS).where(of_round).select("row_id", "reason")
     verdicts = sample(judged_rows, size=metrics.SAMPLE, seed=config.seed)
-    found = list(measure_frame(frame, making.task, run.real_vectors(), run.shown_vectors(), seed=config.seed))
+    found = list(measure_frame(frame, making.task, real_clusters(run), run.shown_vectors(), seed=config.seed))
     reasons = [r if isinstance(r, str) else None for r in verdicts["reason"]]
     found += [
         metrics.rate("parse_failures", reasons, PARSE_FAILURES, seed=config.seed),
@@ -89,28 +88,33 @@ def measure_real(run: Run) -> tuple[Measure, ...]:
     return found
 
 
+def real_clusters(run: Run) -> Clusters | None:
+    """Clusters of the real rows, None where they are too few."""
+    real = run.making.real.seeds
+    if len(real) < FEWEST_FOR_CLUSTERS:
+        return None
+    return metrics.fit_clusters(run.real_vectors(), [seed.seed_id for seed in real], seed=run.config.seed)
+
+
 def measure_frame(
-    frame: pd.DataFrame, task: Task, real: Vectors | None, shown: Vectors | None, *, seed: int
+    frame: pd.DataFrame, task: Task, clusters: Clusters | None, shown: Vectors | None, *, seed: int
 ) -> tuple[Measure, ...]:
     """The measures that a frame of rows allows: row_id, label, text, embedding, perhaps draft_embedding.
 
-    real, shown: embeddings of real rows (ten at least, for clusters), and of the seeds that models were shown.
+    clusters: of real rows. shown: embeddings of the seeds that models were shown.
     """
     if not len(frame):
         return ()
     ids, texts = frame["row_id"].tolist(), frame["text"].tolist()
     vectors = np.array(frame["embedding"].tolist(), np.float64)
     labels = frame["label"].tolist() if task.label else None
-    wanted = {label: float(share) for label, share in task.label.balance} if task.label else None
     drafts = None
     if "draft_embedding" in frame and frame["draft_embedding"].notna().all():
         drafts = np.array(frame["draft_embedding"].tolist(), np.float64)
-    clusters = None
-    if real is not None and len(real) >= FEWEST_FOR_CLUSTERS:
-        clusters = metrics.fit_clusters(real, [str(i) for i in range(len(real))], seed=seed)
     found = metrics.measure_rows(
-        ids, texts, vectors, labels=labels, wanted=wanted, drafts=drafts, seeds=shown, clusters=clusters, seed=seed
-    )
+        ids, texts, vectors, labels=labels, wanted=task.wanted_shares, drafts=drafts, seeds=shown, clusters=clusters,
+        seed=seed,
+    )  # fmt: skip
     if drafts is None and "draft_embedding" in frame and frame["draft_embedding"].notna().any():
         both = frame[frame["draft_embedding"].notna()]
         pair = [np.array(both[name].tolist(), np.float64) for name in ("draft_embedding", "embedding")]
@@ -162,11 +166,7 @@ def judge(run: Run, round_: int | None = None) -> Indistinguishability | None:
 
 def _ask_judge(run: Run, chosen: pd.DataFrame, name: str) -> None:
     config, making = run.config, run.making
-    settings = GeneratorSettings(
-        role="instruct", precision=config.precision, batch_tokens=config.batch_tokens, insist=True,
-        concurrency=config.concurrency, timeout=config.timeout, key_variable=config.key_variable,
-    )  # fmt: skip
-    model = model_of(run, name, settings)
+    model = judge_model(run)
     columns = "row_id string, round int, fields string, real array<int>, place int"
     rows = run.spark.createDataFrame(chosen[["row_id", "round", "fields", "real", "place"]], columns)
     shared = share(run.spark, making.real)
@@ -176,7 +176,7 @@ def _ask_judge(run: Run, chosen: pd.DataFrame, name: str) -> None:
         progress.batch(len(chosen))
         answered = complete(
             rows.repartition(tasks, F.xxhash64("row_id")), ask=ask, asked=columns, model=model,
-            local=is_local_session(run.spark),
+            local=is_local_session(run.spark), profile=embedding_profile(config.gpus_per_task),
         )  # fmt: skip
         judged = answered.mapInPandas(_read_answers(making.real), _JUDGED).withColumns(
             {"generation_id": F.lit(run.generation_id), "judge": F.lit(name)}
@@ -228,11 +228,17 @@ def _read_answers(real: Seeds) -> Callable[[Iterator[pd.DataFrame]], Iterator[pd
     return read
 
 
+def judge_of(run: Run) -> str | None:
+    """The judge that figures are of: the one that is named, else the one that answered most (of equals, by name)."""
+    if run.config.judge is not None:
+        return str(parse_generator(run.config.judge))
+    counts = run.mine(JUDGEMENTS).groupBy("judge").count().orderBy(F.desc("count"), "judge").limit(1).collect()
+    return str(counts[0]["judge"]) if counts else None
+
+
 def indistinguishable(run: Run, round_: int | None = None) -> Indistinguishability | None:
     """What the judge's answers so far say, None where none was asked."""
-    rows = run.mine(JUDGEMENTS)
-    if run.config.judge is not None:
-        rows = rows.where(F.col("judge") == str(parse_generator(run.config.judge)))
+    rows = run.mine(JUDGEMENTS).where(F.col("judge") == F.lit(judge_of(run)))
     if round_ is not None:
         rows = rows.where(F.col("round") == round_)
     counts = {row["verdict"]: row["count"] for row in rows.groupBy("verdict").count().collect()}
@@ -247,17 +253,23 @@ def indistinguishable(run: Run, round_: int | None = None) -> Indistinguishabili
 def close_round(run: Run, round_: int) -> Decision:
     """Measure a round, hold it against those before and against real rows, and decide on the next one's settings."""
     config = run.config
+    count = run.mine(VERDICTS).where("accepted").where(F.col("round") == round_).count()
+    rounds, past = earlier_rounds(run, round_ + 1)
+    if past and past[-1].round == round_ and _accepted_then(run, round_) == count:
+        return past[-1]  # closed by an earlier run, and nothing came since
+    rounds, past = rounds[:round_], past[:round_]
     judge(run, round_)
     now = Round(round_, measure(run, round_), round_settings(run, round_))
-    rounds, past = earlier_rounds(run, round_)
     real = metrics_of(run, REAL) or list(measure_real(run))
-    decision = decide([*rounds, now], past, real, config=config.collapse)
+    limits = config.collapse
+    if run.making.refiner is None:  # there is nothing to make colder
+        limits = dataclasses.replace(limits, coldest=max(limits.coldest, now.settings.refine_temperature))
+    decision = decide([*rounds, now], past, real, config=limits)
     row = (
         run.generation_id, round_, json.dumps(dataclasses.asdict(now.settings)), decision.action, decision.reason,
         json.dumps([dataclasses.asdict(b) for b in decision.breaches]), list(decision.skipped), decision.applied,
         decision.halted, json.dumps(dataclasses.asdict(decision.settings)),
-        run.mine(VERDICTS).where("accepted").where(F.col("round") == round_).count(),
-        datetime.now(UTC).isoformat(timespec="seconds"),
+        count, datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     run.tables.replace(
         ROUNDS,
@@ -271,6 +283,11 @@ def close_round(run: Run, round_: int) -> Decision:
     elif config.rounds > 1:
         run.terminal.line(f"round {round_}: no alarm")
     return decision
+
+
+def _accepted_then(run: Run, round_: int) -> int:
+    row = run.mine(ROUNDS).where(F.col("round") == round_).select("accepted").first()
+    return -1 if row is None else int(row["accepted"])
 
 
 def earlier_rounds(run: Run, round_: int) -> tuple[list[Round], list[Decision]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +12,13 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from bare import measuring, show, stages
+from bare import measuring, publish, show, stages
 from bare.config import BareConfig
-from bare.run import Run
+from bare.run import Run, opened
 from bare.tables import DRAFTS, REFINED, VERDICTS
 from curation.errors import InputError, input_errors
 from curation.progress import Terminal
 from curation.session import get_session
-from curation.tables import Tables, hold
 
 
 def bare(run: Run) -> None:
@@ -55,6 +56,9 @@ def finish_waves(run: Run) -> None:
 def spent(run: Run) -> bool:
     """Whether rows or budget are reached; says which in `run.stopped_by`."""
     config, totals = run.config, run.totals
+    if run.interrupted:
+        run.stopped_by = "interrupted"
+        return True
     limits = (
         ("accepted", totals.accepted, config.accepted),
         ("budget_rows", totals.drafts, config.budget_rows),
@@ -82,10 +86,34 @@ def run(config: BareConfig, *, spark: SparkSession | None = None, terminal: Term
 
     Raises InputError for bad input (nothing half-written) and TablesBusyError while another run holds the tables.
     """
-    with opened(config, spark, terminal) as this:
+    with opened(config, spark, terminal) as this, waits_for_wave(this):
         bare(this)
         show.summarise(this)
+        page = publish.page(this)
+        if page is not None:
+            this.terminal.line(f"the page: {page}")
+        if this.interrupted:
+            raise KeyboardInterrupt
         return show.report(this)
+
+
+@contextmanager
+def waits_for_wave(run: Run) -> Iterator[None]:
+    """Stop and keep: Ctrl-C ends the run after the wave, with all its figures; a second one breaks it off."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+        yield
+        return
+
+    def finish(number: int, _: Any) -> None:
+        run.interrupted = True
+        signal.signal(number, signal.default_int_handler)
+        run.terminal.line("stopping after this wave; Ctrl-C again stops at once")
+
+    before = signal.signal(signal.SIGINT, finish)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def draft(config: BareConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None) -> dict[str, Any]:
@@ -162,14 +190,6 @@ def view(
         this = Run(config, spark, terminal or Terminal())
         stages.reopen(this)
         return show.show(this, view)
-
-
-@contextmanager
-def opened(config: BareConfig, spark: SparkSession | None = None, terminal: Terminal | None = None) -> Iterator[Run]:
-    """The tables root of `config`, held against other runs while the body works on it."""
-    spark = spark or get_session()
-    with input_errors(), hold(Tables(spark, config.tables)):
-        yield Run(config, spark, terminal or Terminal())
 
 
 COMMANDS = {

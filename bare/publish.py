@@ -13,8 +13,9 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from bare import measuring, pipeline, stages
+from bare import measuring, stages
 from bare.agreement import (
+    REVIEW,
     Agreement,
     Review,
     SheetRow,
@@ -28,7 +29,7 @@ from bare.card import CardFacts, DataFile, SeedsUsed, write_card
 from bare.config import BareConfig
 from bare.cost import load_prices
 from bare.report import ModelUsed, RoundSummary, RunReport, review_page, run_page
-from bare.run import Run
+from bare.run import Run, opened
 from bare.tables import DRAFTS, METRICS, REFINED, REVIEWS, ROUNDS, ROW_EMBEDDINGS, VERDICTS
 from curation.embedding import embed
 from curation.errors import InputError
@@ -48,7 +49,7 @@ def export(
     path = Path(out)
     if not out.endswith((".jsonl", ".jsonl.gz")):
         raise InputError(f"--out {out}: name a file that ends in .jsonl or .jsonl.gz")
-    with pipeline.opened(config, spark, terminal) as run:
+    with opened(config, spark, terminal) as run:
         stages.reopen(run)
         calls = run.mine(REFINED).select("row_id", "prompt_hash", "model", "revision", "license", "sampling", "seed")
         drafts = run.mine(DRAFTS).select(
@@ -81,9 +82,10 @@ def export(
 def run_report(run: Run) -> RunReport:
     """A generation's figures for the page and the card."""
     making, totals, task = run.making, run.totals, run.making.task
-    models = [ModelUsed("drafts", making.drafter.name, making.drafter.revision, making.drafter.license)]
+    drafter = making.drafter
+    models = [ModelUsed(drafter.settings.role, drafter.name, drafter.revision, drafter.license)]
     if making.refiner is not None:
-        models.append(ModelUsed("refines", making.refiner.name, making.refiner.revision, making.refiner.license))
+        models.append(ModelUsed("instruct", making.refiner.name, making.refiner.revision, making.refiner.license))
     histograms = {
         row["round"]: list(row["histogram"])
         for row in run.mine(METRICS).where(F.col("histogram").isNotNull()).select("round", "histogram").collect()
@@ -115,9 +117,17 @@ def run_report(run: Run) -> RunReport:
         tokens_out=totals.tokens_out,
         seconds=totals.seconds,
         cost=totals.cost,
-        currency=load_prices(run.config.prices).currency if run.config.prices else "USD",
+        currency=_currency(run),
         notes=() if making.held_out else (NOT_HELD_OUT,),
     )
+
+
+def _currency(run: Run) -> str:
+    """The price table's, while it is still where it was."""
+    try:
+        return load_prices(run.config.prices).currency if run.config.prices else "USD"
+    except InputError:
+        return "of the price table"
 
 
 def page(run: Run) -> Path | None:
@@ -135,7 +145,7 @@ def card(
     config: BareConfig, out: str, *, spark: SparkSession | None = None, terminal: Terminal | None = None
 ) -> dict[str, Any]:
     """Write the data card of a generation."""
-    with pipeline.opened(config, spark, terminal) as run:
+    with opened(config, spark, terminal) as run:
         making = stages.reopen(run)
         task = making.task
         every = [*making.shots.seeds, *(making.real.seeds if making.held_out else ())]
@@ -159,7 +169,7 @@ def card(
             seed_labels=dict(Counter(str(seed.label) for seed in every)) if task.label else None,
             words=lengths["words"].tolist(),
             seed_words=[len(task.text_of(seed.fields).split()) for seed in every],
-            judge=run.config.judge,
+            judge=measuring.judge_of(run),
             reviewed=reviewed,
             overruled=overruled.count(),
             agreements=found,
@@ -212,7 +222,7 @@ def review_export(
     config: BareConfig, out: str, rows: int, *, spark: SparkSession | None = None, terminal: Terminal | None = None
 ) -> dict[str, Any]:
     """A sample of every verdict in its share: sheet.csv to fill in, page.html to read."""
-    with pipeline.opened(config, spark, terminal) as run:
+    with opened(config, spark, terminal) as run:
         making = stages.reopen(run)
         stratum = F.coalesce("automatic_reason", F.lit("accepted")).alias("stratum")
         verdicts = run.mine(VERDICTS).select("row_id", stratum)
@@ -244,7 +254,7 @@ def review_import(
     nothing; a reviewer's later sheet takes the place of the earlier one, row by row.
     """
     texts = {path: _sheet_text(path) for path in sheet}
-    with pipeline.opened(config, spark, terminal) as run:
+    with opened(config, spark, terminal) as run:
         stages.reopen(run)
         found: dict[tuple[str, str], tuple[Review, str]] = {}
         for path, text in texts.items():
@@ -316,6 +326,8 @@ def _settle(run: Run, row_ids: list[str]) -> int:
         values = {**row.asDict(), "accepted": now.accepted, "reason": now.reason, "decided_by": now.decided_by}
         if now.detail is not None:
             values["detail"] = now.detail
+        elif row["decided_by"] == REVIEW:  # what earlier reviews said no longer holds
+            values["detail"] = ""
         changed += values["accepted"] != row["accepted"]
         settled.append(tuple(values[column] for column in columns))
     run.tables.upsert(VERDICTS, run.spark.createDataFrame(settled, VERDICTS.schema))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,9 +20,11 @@ from bare.generation import Model
 from bare.tables import DRAFTS, REFINED, VERDICTS
 from bare.tasks import Seeds, Task
 from curation.embedding import Encoder, Vectors
+from curation.errors import input_errors
 from curation.hashing import content_id
 from curation.progress import Terminal
-from curation.tables import Tables, TableSpec
+from curation.session import get_session
+from curation.tables import Tables, TableSpec, hold
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Totals:
     tokens_out: int = 0
     seconds: float = 0.0
     cost: float | None = None
+    uncounted: int = 0  # calls whose tokens or cost nobody told
     rejected: Counter[str] = field(default_factory=Counter)
 
     def add_calls(self, rows: int, calls: dict[str, Any], *, drafts: bool) -> None:
@@ -60,6 +65,7 @@ class Totals:
         self.tokens_in += calls["tokens_in"] or 0
         self.tokens_out += calls["tokens_out"] or 0
         self.seconds += calls["seconds"] or 0.0
+        self.uncounted += calls["uncounted"] or 0
         if calls["cost"] is not None:
             self.cost = (self.cost or 0.0) + calls["cost"]
 
@@ -79,6 +85,7 @@ class Run:
         self.warnings: list[str] = []
         self.started = time.monotonic()
         self.stopped_by = ""
+        self.interrupted = False
         self.totals = Totals()
         self.drafted: dict[int, int] = {}  # rows of each wave
         self._waves: dict[str, set[int]] = {}
@@ -148,5 +155,15 @@ class Run:
 
 
 def call_sums() -> list[Any]:
-    """Sums of what calls took; cost is null where no row's is known."""
-    return [F.sum(name).alias(name) for name in ("tokens_in", "tokens_out", "seconds", "cost")]
+    """Sums of what calls took; cost is null where no row's is known. uncounted: calls whose tokens nobody told."""
+    sums = [F.sum(name).alias(name) for name in ("tokens_in", "tokens_out", "seconds", "cost")]
+    untold = F.col("tokens_in").isNull() | F.col("tokens_out").isNull()
+    return [*sums, F.count_if(untold).alias("uncounted")]
+
+
+@contextmanager
+def opened(config: BareConfig, spark: SparkSession | None = None, terminal: Terminal | None = None) -> Iterator[Run]:
+    """The tables root of `config`, held against other runs while the body works on it."""
+    spark = spark or get_session()
+    with input_errors(), hold(Tables(spark, config.tables)):
+        yield Run(config, spark, terminal or Terminal())

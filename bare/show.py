@@ -27,6 +27,7 @@ STOPPED = {
     "budget_tokens": "the budget of tokens is spent",
     "budget_cost": "the budget of money is spent",
     "budget_seconds": "the budget of seconds is spent",
+    "interrupted": "stopped by Ctrl-C; the same command goes on",
 }
 
 
@@ -75,8 +76,11 @@ def summarise(run: Run) -> None:
         f"{totals.accepted:,} rows accepted of {totals.drafts:,} drafts; {totals.tokens_in:,} tokens in and "
         f"{totals.tokens_out:,} out, {clock(totals.seconds)} of model time{cost} (rejected rows counted)"
     )
-    why = STOPPED.get(run.stopped_by, run.stopped_by)
-    run.terminal.line(f"stopped after {clock(time.monotonic() - run.started)}: {why or 'nothing was left to do'}")
+    if totals.uncounted:
+        run.terminal.warn(f"{totals.uncounted:,} calls told no tokens: tokens and cost are those of the others")
+    if run.stopped_by:
+        why = STOPPED.get(run.stopped_by, run.stopped_by)
+        run.terminal.line(f"stopped after {clock(time.monotonic() - run.started)}: {why}")
     run.terminal.line(f"generation {run.generation_id} in {run.tables.root}; `bare show rows` shows drafts beside rows")
 
 

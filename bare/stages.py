@@ -1,4 +1,4 @@
-"""The stages as steps on tables: what each reads and commits. The only writers.
+"""The stages as steps on tables: what each reads and commits (measures, judge and rounds: `measuring`).
 
 A wave is committed stage by stage. What a killed run left of a wave is gone on from: a wave that has drafts and no
 verdicts is finished before another one is begun, and everything in it follows from its rows' own hashes.
@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pandas as pd
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from bare import checking
 from bare.checking import ACCEPTED_A_TASK, Rules
-from bare.collapse import Settings
+from bare.collapse import Settings, seed_pool
 from bare.config import ARMS, BareConfig
 from bare.cost import check_licenses, load_prices
 from bare.draws import hash64, row_seed
 from bare.generation import Asking, Model, complete
-from bare.generators.load import GeneratorSettings, describe
+from bare.generators.load import GeneratorSettings, Role, describe
 from bare.generators.protocol import Prompt, Sampling
 from bare.generators.spec import ScriptedSpec, parse_generator
+from bare.judge import REAL
 from bare.overlap import TestIndex
 from bare.personas import persona_of
 from bare.run import Making, Run, call_sums
@@ -37,6 +40,7 @@ from curation.embedding import embedding_profile, resolve_encoder
 from curation.errors import InputError
 from curation.hashing import content_id
 from curation.session import TaskWatch, default_parallelism, is_local_session, release, share
+from curation.tables import is_local
 
 MOST_SEEDS = 1_000_000
 
@@ -56,6 +60,10 @@ def prepare(run: Run) -> Making:
     if config.hold_out and not held_out:
         run.warn(f"{len(seeds)} seeds are too few to hold some out: measures and judge compare with those shown")
     drafter, refiner = _models(run)
+    if config.judge is not None:  # a judge that can't be asked is told of before any row is made
+        judge_model(run)
+        if len(real) < REAL:
+            raise InputError(f"--judge compares with {REAL} real rows, but there are {len(real)}; give more seeds")
     check_gate(run, seeds, [model for model in (drafter, refiner) if model is not None])
     encoder = resolve_encoder(config.encoding)
     texts = [task.text_of(seed.fields) for seed in seeds.seeds]
@@ -64,7 +72,9 @@ def prepare(run: Run) -> Making:
     rules = Rules(
         task=task,
         seeds=SeedIndex.of(task, seeds, config.verdicts, vectors=vectors),
-        tests=TestIndex.of(tests) if tests else None,
+        tests=TestIndex.of(tests, shortest=config.verdicts.shortest_test, longest=config.verdicts.longest_test)
+        if tests
+        else None,
         config=config.verdicts,
         drafts=refiner is None and ARMS[config.arm][0] == "base",
     )
@@ -117,7 +127,12 @@ def reopen(run: Run) -> Making:
     every = Seeds(tuple(seed for _, seed in seeds))
     encoder = resolve_encoder(config.encoding)
     role, refines = ARMS[row["arm"]]
-    models = {k: Model(row[k] or "", row[f"{k}_revision"], row[f"{k}_license"]) for k in ("base", "instruct")}
+    models = {
+        kind: Model(
+            row[kind] or "", row[f"{kind}_revision"], row[f"{kind}_license"], settings=GeneratorSettings(role=kind)
+        )
+        for kind in get_args(Role)
+    }
     index = SeedIndex.of(task, every, config.verdicts)
     rules = Rules(task, index, tests=None, config=config.verdicts, drafts=role == "base" and not refines)
     making = Making(
@@ -186,14 +201,20 @@ def _read_seeds(run: Run, task: Task) -> Seeds:
 
 
 def _is_table(path: str) -> bool:
-    """A folder that isn't JSON lines is a Delta table; so is anything that is no path."""
-    from pathlib import Path
+    """A folder with Delta's log, an address that isn't of JSON lines, or a catalog's name."""
+    if is_local(path):
+        return Path(path, "_delta_log").is_dir() or _is_catalog_table(path)
+    return not path.lower().endswith(jsonlines.EXTENSIONS)
 
-    return Path(path, "_delta_log").is_dir() or ("://" in path and not path.lower().endswith(jsonlines.EXTENSIONS))
+
+def _is_catalog_table(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*){1,2}", name) is not None and not Path(name).exists() and (
+        not name.lower().endswith(jsonlines.EXTENSIONS)
+    )
 
 
 def _table_rows(run: Run, path: str) -> list[dict[str, Any]]:
-    frame = run.spark.read.format("delta").load(path)
+    frame = run.spark.read.table(path) if _is_catalog_table(path) else run.spark.read.format("delta").load(path)
     if run.config.benchmark is not None and "benchmark" in frame.columns:
         frame = frame.where(F.col("benchmark") == run.config.benchmark)
     rows = frame.limit(MOST_SEEDS + 1).collect()
@@ -248,6 +269,16 @@ def _model(run: Run, role: str) -> Model:
         key_variable=config.key_variable,
     )
     return model_of(run, name, settings, config.base_license if base else config.instruct_license)
+
+
+def judge_model(run: Run) -> Model:
+    """The model that judges; any generator may, with a chat template or without."""
+    config = run.config
+    settings = GeneratorSettings(
+        role="instruct", precision=config.precision, batch_tokens=config.batch_tokens, insist=True,
+        concurrency=config.concurrency, timeout=config.timeout, key_variable=config.key_variable,
+    )  # fmt: skip
+    return model_of(run, str(parse_generator(str(config.judge))), settings)
 
 
 def model_of(run: Run, name: str, settings: GeneratorSettings, license_: str | None = None) -> Model:
@@ -342,12 +373,17 @@ def draft(run: Run, round_: int, settings: Settings, *, waiting_too: bool = True
     )  # fmt: skip
     asked = "draft_id string, item bigint, attempt int, label string, shots array<string>"
     with run.terminal.stage("draft", unit="drafts") as progress, TaskWatch(run.spark, progress.tasks):
-        drafted = _complete(run, rows, ask, asked, making.drafter, sampling, "item")
+        # Drafts that share their shots go to one task: it reads them once.
+        group = F.floor(F.col("item") / config.share_shots)
+        drafted = _complete(run, rows, ask, asked, making.drafter, sampling, group)
         written = run.commit(DRAFTS, drafted.withColumn("round", F.lit(round_)), wave)
         count = _count_calls(run, written, drafts=True)
         progress.advance(count)
     release(shared)
-    return wave if count else None
+    if not count:  # an empty commit is no wave: the next one takes its number
+        run.waves(DRAFTS).discard(wave)
+        return None
+    return wave
 
 
 def draft_asking(
@@ -399,10 +435,15 @@ def _pool(run: Run, round_: int) -> Seeds:
     making, config = run.making, run.config
     if round_ == 0 or config.pool == "real":
         return making.shots
-    earlier = F.col("round") < round_ if config.pool == "accumulate" else F.col("round") == round_ - 1
-    rows = run.mine(VERDICTS).where("accepted").where(earlier).select("row_id", "fields", "label").collect()
-    made = [Seed(row["row_id"], dict(row["fields"]), row["label"]) for row in rows]
-    return Seeds(tuple(sorted([*making.shots.seeds, *made], key=lambda seed: seed.seed_id)))
+    rows = run.mine(VERDICTS).where("accepted").where(F.col("round") < round_)
+    made: list[list[Seed]] = [[] for _ in range(round_)]
+    for row in rows.select("row_id", "round", "fields", "label").collect():
+        made[row["round"]].append(Seed(row["row_id"], dict(row["fields"]), row["label"]))
+    by_id = {seed.seed_id: seed for seeds in (making.shots.seeds, *made) for seed in seeds}
+    wanted = seed_pool(
+        [s.seed_id for s in making.shots.seeds], [[s.seed_id for s in seeds] for seeds in made], mode=config.pool
+    )
+    return Seeds(tuple(by_id[seed_id] for seed_id in sorted(wanted)))
 
 
 def refine(run: Run, wave: int, settings: Settings) -> None:
@@ -421,7 +462,7 @@ def refine(run: Run, wave: int, settings: Settings) -> None:
     asked = "row_id string, draft_id string, label string, shots array<string>"
     with run.terminal.stage("refine", total=count, unit="rows") as progress, TaskWatch(run.spark, progress.tasks):
         progress.batch(count)
-        refined = _complete(run, drafts, ask, asked, making.refiner, sampling, "item")
+        refined = _complete(run, drafts, ask, asked, making.refiner, sampling, F.col("item"))
         _count_calls(run, run.commit(REFINED, refined, wave), drafts=False)
         progress.advance(count)
     release(shared)
@@ -506,11 +547,18 @@ def _rows_of_wave(run: Run, wave: int) -> DataFrame:
     joined = rows.join(about, "draft_id")
     of_draft = F.concat(F.lit("the draft: "), F.coalesce("draft_error", F.lit("it is empty")))
     no_draft = F.col("draft_text").isNull() | (F.trim("draft_text") == "")
-    return joined.withColumn("error", F.when(no_draft, of_draft).otherwise(F.col("error")))
+    refused = no_draft & (F.col("draft_finish") == "refusal")  # the base model's server refused: no failure
+    return joined.withColumns(
+        {
+            "error": F.when(refused, F.lit(None)).when(no_draft, of_draft).otherwise(F.col("error")),
+            "text": F.when(refused, F.lit("")).otherwise(F.col("text")),
+            "finish_reason": F.when(refused, F.lit("refusal")).otherwise(F.col("finish_reason")),
+        }
+    )
 
 
 def _complete(
-    run: Run, rows: DataFrame, ask: Asking, asked: str, model: Model, sampling: Sampling, spread_by: str
+    run: Run, rows: DataFrame, ask: Asking, asked: str, model: Model, sampling: Sampling, spread_by: Column
 ) -> DataFrame:
     """`complete` with what every row says of its call."""
     tasks = run.config.partitions or default_parallelism(run.spark)

@@ -53,7 +53,7 @@ REFINED = TableSpec(
     partition_by=("generation_id", "wave"),
 )
 
-# Of the items that parse: the row's, and its draft's where that parses too.
+# Of rows that stand by themselves, before copies are looked for: the row's, and its draft's where that parses too.
 ROW_EMBEDDINGS = TableSpec(
     "row_embeddings",
     key=("generation_id", "row_id"),

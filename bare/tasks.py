@@ -301,6 +301,14 @@ class Task:
         """The value of the label field, None where the task has none."""
         return None if self.label is None else fields.get(self.label.field)
 
+    @property
+    def wanted_shares(self) -> dict[str, float] | None:
+        """The wanted share of every choice of the label field, 0 for those that the balance leaves out."""
+        if self.label is None:
+            return None
+        choices = next(f.choices for f in self.fields if f.name == self.label.field)
+        return {**dict.fromkeys(choices, 0.0), **{label: float(share) for label, share in self.label.balance}}
+
     def text_of(self, fields: Mapping[str, str]) -> str:
         """The item's values without markers and label, a line each: what is compared, embedded and measured."""
         label = self.label.field if self.label else None
@@ -314,7 +322,7 @@ class Task:
     # -- prompts -------------------------------------------------------------------------------------------------------
 
     def draft_prefix(self, shots: Sequence[Mapping[str, str]]) -> str:
-        """What the prompts of all drafts with these shots begin with, to the last character: computed once a batch."""
+        """What the prompts of all drafts with these shots begin with, to the last character (--share-shots)."""
         return "\n\n".join([self.description, *(self.render(shot) for shot in shots), self.opening])
 
     def opened(self, label: str | None) -> str:

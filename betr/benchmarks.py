@@ -107,7 +107,8 @@ def parse_sources(args: Iterable[str]) -> list[BenchmarkSource]:
             name, path = "", arg
         if (equals and not path) or (not equals and not arg.strip()):
             raise InputError(f"--benchmarks {arg!r} names no path; write name=path or a path")
-        sources += [BenchmarkSource(name or jsonlines.stem(file), file) for file in jsonlines.list_files(path, what=WHAT)]
+        files = jsonlines.list_files(path, what=WHAT)
+        sources += [BenchmarkSource(name or jsonlines.stem(file), file) for file in files]
     if not sources:
         raise InputError("no benchmark is named; give --benchmarks name=path or a path at least once")
     return sorted(set(sources), key=lambda source: (source.name, source.path))

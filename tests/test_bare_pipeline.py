@@ -269,15 +269,15 @@ def _counted(brought: list[int], found: Any) -> Any:
 
 def test_rounds_see_a_collapse_act_and_halt(spark: SparkSession, tmp_path: Path) -> None:
     # What a collapsing model does: as soon as its own rows are among the examples, it says little else.
-    fresh = f"\nQuestion: {QUESTION}\nWorking: ${{number:2-900}}\nResult: ${{number:1-999}}"
+    fresh = f"\nQuestion: {QUESTION}\nWorking: count ${{number:2-900}}\nResult: ${{number:1-999}}"
     same = "\nQuestion: Anna counts ${number:2-900} lamps near the river and asks how many lamps remain near the river now.\n"
     script = [
-        {"match": "asks how many", "answers": [same + "Working: ${number:2-900}\nResult: ${number:1-999}"]},
+        {"match": "asks how many", "answers": [same + "Working: count ${number:2-900}\nResult: ${number:1-999}"]},
         {"answers": [fresh]},
     ]
     settings = house(tmp_path, script, seeds=60)
     changed = {
-        "arm": "base", "accepted": 120, "rounds": 4, "control": "adapt", "pool": "replace", "judge": None,
+        "arm": "base", "accepted": 90, "rounds": 3, "control": "adapt", "pool": "replace", "judge": None,
         "temperature": 1.0, "overlap": 1.0, "cosine": 1.0, "wave_rows": 40, "attempts": 30,
     }  # fmt: skip
     report = pipeline.run(config(settings, **changed), spark=spark)
@@ -353,14 +353,14 @@ def test_an_estimate_makes_a_trial_wave_that_the_run_goes_on_from(made: Any, spa
 
 
 def test_arms_are_compared_on_the_same_seeds(made: Any, spark: SparkSession, tmp_path: Path) -> None:
-    settings = {**made[0], "tables": str(tmp_path / "tables"), "accepted": 10, "wave_rows": 12}
+    settings = {**made[0], "tables": str(tmp_path / "tables"), "accepted": 10, "wave_rows": 16, "arms": ("real", "bare", "persona")}
     instruct = {"match": "Write one more", "answers": [
-        f"[problem]\nQuestion: {QUESTION}\nWorking: ${{number:2-900}}\nResult: ${{number:1-999}}\n[/problem]"]}  # fmt: skip
+        f"[problem]\nQuestion: {QUESTION}\nWorking: count ${{number:2-900}}\nResult: ${{number:1-999}}\n[/problem]"]}  # fmt: skip
     script = tmp_path / "script.json"
     script.write_text(json.dumps([instruct, *SCRIPT]))
     settings |= {"instruct": f"scripted:{script}"}
     report = comparison.run_arms(config(settings), spark=spark)
-    assert set(report["arms"]) == {"bare", "base", "instruct", "instruct_refined", "persona"}
+    assert set(report["arms"]) == {"bare", "persona"}
     figures = {(f["basis"], f["arm"], f["measure"]): f for f in report["figures"]}
     for arm in report["arms"]:
         assert figures["equal_rows", arm, "accepted_rows"]["value"] == figures["equal_rows", "real", "accepted_rows"]["value"]

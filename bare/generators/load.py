@@ -14,6 +14,8 @@ from bare.generators.scripted import ScriptedGenerator
 from bare.generators.spec import OpenAISpec, ScriptedSpec, TransformersSpec, VllmSpec, parse_generator
 from curation.embedding import fast_precision
 
+Role = Literal["base", "instruct"]
+
 
 @dataclass(frozen=True)
 class GeneratorSettings:
@@ -24,7 +26,7 @@ class GeneratorSettings:
     (seconds), key_variable: of openai:.
     """
 
-    role: Literal["base", "instruct"] = "base"
+    role: Role = "base"
     precision: str = "auto"
     batch_tokens: int | None = None
     insist: bool = False
