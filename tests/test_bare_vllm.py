@@ -118,5 +118,5 @@ def test_what_cannot_be_loaded_is_one_sentence(engine: type[LLM], monkeypatch: p
         load(VllmSpec("org/base"), precision="int4")
     monkeypatch.delitem(sys.modules, "vllm")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs the package vllm, which isn't installed: pip install vllm$"):
+    with pytest.raises(InputError, match=r"needs the extra 'vllm', which isn't installed: pip install 'betr-bare\[vllm\]'$"):
         open_generator("vllm:org/base", GeneratorSettings())

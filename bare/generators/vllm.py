@@ -14,15 +14,15 @@ from typing import Any
 from bare.generators.protocol import Completion, FinishReason, Prompt, Sampling
 from bare.generators.spec import VllmSpec
 from curation.embedding import PRECISIONS
-from curation.errors import InputError
+from curation.errors import InputError, MissingExtraError
 
 FINISHED: dict[str | None, FinishReason] = {None: "stop", "stop": "stop", "length": "length"}
 
 
 def require_vllm() -> None:
-    """InputError, with the command that installs it, where vLLM isn't there."""
+    """MissingExtraError, with the command that installs it, where vLLM isn't there."""
     if importlib.util.find_spec("vllm") is None:
-        raise InputError("a vllm: generator needs the package vllm, which isn't installed: pip install vllm")
+        raise MissingExtraError("a vllm: generator", "vllm")
 
 
 def load(
