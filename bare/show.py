@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pyspark.sql import functions as F
 from rich.table import Table
+from rich.text import Text
 
 from bare import measuring
 from bare.arms import arm_of
@@ -131,7 +132,8 @@ def show(run: Run, view: str) -> dict[str, Any]:
         table.add_column("draft of the base model", ratio=1)
         table.add_column("accepted row", ratio=1)
         for row in rows:
-            table.add_row((row["draft"] or "").strip(), (row["refined"] or row["text"] or "").strip())
+            # As it is: what stands in brackets is no markup.
+            table.add_row(Text((row["draft"] or "").strip()), Text((row["refined"] or row["text"] or "").strip()))
         console.print(table)
         return {"rows": rows}
     if view == "measures":
@@ -149,7 +151,7 @@ def show(run: Run, view: str) -> dict[str, Any]:
         found = [row.asDict() for row in frame.collect()]
         table = _table(*((name, "left") for name in shown))
         for row in found:
-            table.add_row(*(str(row[name]) for name in shown))
+            table.add_row(*(Text(str(row[name])) for name in shown))
         console.print(table)
         return {view: found}
     summarise(run)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bare import pipeline, publish, show, stages
 from bare.config import BareConfig
@@ -74,7 +75,7 @@ def run(base: Path, instruct: Path, wheel: Path, folder: Path, terminal: Termina
     for name in ("draft", "accepted row"):
         table.add_column(name, ratio=1)
     for row in rows:
-        table.add_row((row["draft"] or "").strip(), (row["refined"] or "").strip())
+        table.add_row(Text((row["draft"] or "").strip()), Text((row["refined"] or "").strip()))  # [markers] are no markup
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     terminal.line(f"the page: {page}")
 
