@@ -75,7 +75,8 @@ def run(base: Path, instruct: Path, wheel: Path, folder: Path, terminal: Termina
     for name in ("draft", "accepted row"):
         table.add_column(name, ratio=1)
     for row in rows:
-        table.add_row(Text((row["draft"] or "").strip()), Text((row["refined"] or "").strip()))  # [markers] are no markup
+        # As they are: markers in brackets are no markup.
+        table.add_row(Text((row["draft"] or "").strip()), Text((row["refined"] or "").strip()))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     terminal.line(f"the page: {page}")
 
