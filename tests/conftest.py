@@ -59,6 +59,16 @@ def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> t
     return folder, pipeline.run(settings(folder), spark=spark)
 
 
+@pytest.fixture(scope="session")
+def generated(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings and the report of one undisturbed run of BARE."""
+    from bare import pipeline
+    from tests.bare_house import config, house
+
+    settings = house(tmp_path_factory.mktemp("generated"))
+    return settings, pipeline.run(config(settings), spark=spark)
+
+
 @pytest.fixture
 def tables_root(tmp_path: Path) -> str:
     return str(tmp_path / "tables")

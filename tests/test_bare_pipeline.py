@@ -14,7 +14,6 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from bare import checking, comparison, pipeline, publish
-from bare.config import BareConfig
 from bare.tables import (
     DRAFTS,
     GENERATIONS,
@@ -34,77 +33,17 @@ from curation.errors import InputError
 from curation.hashing import content_id
 from curation.session import share
 from curation.tables import Tables
+from tests.bare_house import QUESTION, SCRIPT, config, house, seed_rows
 from tests.helpers import rows_hash, write_lines
 
 pytestmark = [pytest.mark.slow]
 
-QUESTION = (
-    "${pick:Anna|Ben|Carla|Dmitri|Eva|Farid} ${pick:buys|sells|finds|loses|paints|counts} ${number:2-900} "
-    "${pick:apples|stones|boats|hats|tickets|lamps} near the ${pick:river|market|school|castle|harbour}, "
-    "${pick:gives|lends|throws} ${number:2-99} to ${pick:a friend|her dog|the teacher|a stranger} and asks how many remain."
-)
-SCRIPT = [
-    {"match": "Which one is the worst", "answers": ["1", "2", "3", "I can't say"]},
-    {
-        "match": r"This is a draft of one more:.*?Question: (?P<q>[^\n]+)",
-        "answers": [
-            *["[problem]\nQuestion: ${q}\nWorking: ${number:2-900} remain.\nResult: ${number:1-999}\n[/problem]"] * 14,
-            "[problem]\nQuestion: ${q}\nWorking: it is some.\nResult: many\n[/problem]",
-            "I'm sorry, but I can't help with that request.",
-        ],
-    },
-    {
-        "match": "This is a draft",
-        "answers": ["[problem]\nQuestion: How many legs have ten tables of four legs?\nWorking: 10 * 4\nResult: 40\n[/problem]"],
-    },
-    {
-        "answers": [
-            *[f"\nQuestion: {QUESTION}\nWorking: ${{number:2-900}} - 2\nResult: ${{number:1-999}}"] * 9,
-            "no item ${seed}",
-        ]
-    },
-]
-NOUNS = ("pens", "cups", "keys", "nuts", "cards", "coins", "rolls", "shells")
-
-
-def seed_rows(count: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "question": f"Teacher {chr(65 + i % 26)} has {i + 3} {NOUNS[i % 8]} and hands out {i % 3 + 1} in lesson {i}. How many stay?",
-            "answer": f"There stay {i + 3} - {i % 3 + 1} of them.\n#### {i + 3 - (i % 3 + 1)}",
-            "license": "MIT",
-        }
-        for i in range(count)
-    ]
-
-
-def house(folder: Path, script: Any = SCRIPT, seeds: int = 60) -> dict[str, Any]:
-    """Files of a run and the settings that name them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "script.json").write_text(json.dumps(script))
-    write_lines(folder / "seeds.jsonl", seed_rows(seeds))
-    generator = f"scripted:{folder / 'script.json'}"
-    return {
-        "tables": str(folder / "tables"), "task": "grade_school_maths", "seeds": (str(folder / "seeds.jsonl"),),
-        "base": generator, "instruct": generator, "judge": generator, "accepted": 16, "wave_rows": 16,
-    }  # fmt: skip
-
-
-def config(settings: dict[str, Any], **changed: Any) -> BareConfig:
-    return BareConfig(**{**settings, **changed})
-
-
-@pytest.fixture(scope="module")
-def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    settings = house(tmp_path_factory.mktemp("bare"))
-    return settings, pipeline.run(config(settings), spark=spark)
-
 
 @pytest.fixture
-def copied(made: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
+def copied(generated: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
     """The finished tables again, to be changed."""
-    shutil.copytree(made[0]["tables"], tmp_path / "tables")
-    return {**made[0], "tables": str(tmp_path / "tables")}
+    shutil.copytree(generated[0]["tables"], tmp_path / "tables")
+    return {**generated[0], "tables": str(tmp_path / "tables")}
 
 
 def rows(spark: SparkSession, settings: dict[str, Any], spec: Any, *columns: str) -> list[Any]:
@@ -114,9 +53,9 @@ def rows(spark: SparkSession, settings: dict[str, Any], spec: Any, *columns: str
 
 @pytest.mark.connect
 def test_a_run_accepts_as_many_rows_as_were_asked_for_and_explains_the_others(
-    made: tuple[dict[str, Any], dict[str, Any]], spark: SparkSession
+    generated: tuple[dict[str, Any], dict[str, Any]], spark: SparkSession
 ) -> None:
-    settings, report = made
+    settings, report = generated
     assert report["accepted"] == 16 and report["stopped_by"] == "accepted"
     assert report["drafts"] == report["refined"] == 16 + sum(report["rejected"].values())
     assert {"check_failed", "refused"} <= set(report["rejected"])
@@ -144,35 +83,35 @@ def test_a_run_accepts_as_many_rows_as_were_asked_for_and_explains_the_others(
     assert all(seeds[i]["role"] == "real" for j in judged for i in j["real"])
 
 
-def test_a_second_run_makes_no_row_and_no_token(copied: dict[str, Any], made: Any, spark: SparkSession) -> None:
+def test_a_second_run_makes_no_row_and_no_token(copied: dict[str, Any], generated: Any, spark: SparkSession) -> None:
     again = pipeline.run(config(copied), spark=spark)
     same = ("generation_id", "drafts", "accepted", "rejected", "tokens_in", "measures", "indistinguishability")
-    assert {k: again[k] for k in same} == {k: made[1][k] for k in same}
+    assert {k: again[k] for k in same} == {k: generated[1][k] for k in same}
     for spec in (DRAFTS, REFINED, VERDICTS, JUDGEMENTS, GENERATIONS, SEEDS):
-        ours, theirs = Tables(spark, copied["tables"]), Tables(spark, made[0]["tables"])
+        ours, theirs = Tables(spark, copied["tables"]), Tables(spark, generated[0]["tables"])
         assert ours.version(spec) == theirs.version(spec), spec.name
 
 
 def test_waves_partitions_and_single_stages_change_no_row(
-    made: Any, spark: SparkSession, tmp_path: Path
+    generated: Any, spark: SparkSession, tmp_path: Path
 ) -> None:
-    settings = {**made[0], "tables": str(tmp_path / "tables"), "wave_rows": 9, "partitions": 5}
+    settings = {**generated[0], "tables": str(tmp_path / "tables"), "wave_rows": 9, "partitions": 5}
     drafted = pipeline.draft(config(settings), spark=spark)
     assert drafted["drafts"] == 16 and drafted["accepted"] == 0
     assert pipeline.draft(config(settings), spark=spark)["drafts"] == 16  # what waits for its verdict isn't drafted again
     refined = pipeline.refine(config(settings), spark=spark)
     assert refined["refined"] == 16 and 0 < refined["accepted"] < 16
     pipeline.run(config({**settings, "wave_rows": 2}), spark=spark)
-    ours, theirs = Tables(spark, settings["tables"]), Tables(spark, made[0]["tables"])
+    ours, theirs = Tables(spark, settings["tables"]), Tables(spark, generated[0]["tables"])
     for spec in (DRAFTS, REFINED, VERDICTS, ROW_EMBEDDINGS):
         leave_out = frozenset({"wave", "seconds"})
         assert rows_hash(ours, spec, leave_out=leave_out) == rows_hash(theirs, spec, leave_out=leave_out), spec.name
 
 
-def test_more_rows_go_on_from_those_that_are_there(copied: dict[str, Any], made: Any, spark: SparkSession) -> None:
+def test_more_rows_go_on_from_those_that_are_there(copied: dict[str, Any], generated: Any, spark: SparkSession) -> None:
     more = pipeline.run(config(copied, accepted=18), spark=spark)
-    assert more["generation_id"] == made[1]["generation_id"] and more["accepted"] == 18
-    before = {r["row_id"] for r in rows(spark, made[0], VERDICTS, "row_id")}
+    assert more["generation_id"] == generated[1]["generation_id"] and more["accepted"] == 18
+    before = {r["row_id"] for r in rows(spark, generated[0], VERDICTS, "row_id")}
     assert before < {r["row_id"] for r in rows(spark, copied, VERDICTS, "row_id")}
 
 
@@ -180,12 +119,12 @@ def test_more_rows_go_on_from_those_that_are_there(copied: dict[str, Any], made:
     ("limit", "value"), [("budget_rows", 12), ("attempts", 1), ("budget_cost", 0.001)]
 )
 def test_a_budget_ends_a_run_and_what_is_there_is_usable(
-    made: Any, spark: SparkSession, tmp_path: Path, limit: str, value: float
+    generated: Any, spark: SparkSession, tmp_path: Path, limit: str, value: float
 ) -> None:
-    script = made[0]["base"].removeprefix("scripted:")
+    script = generated[0]["base"].removeprefix("scripted:")
     (tmp_path / "prices.yaml").write_text(f"models:\n  {script}: {{output_per_million: 100}}\n")
     changed = {"tables": str(tmp_path / "tables"), limit: value, "prices": str(tmp_path / "prices.yaml"), "judge": None}
-    report = pipeline.run(config(made[0], **changed), spark=spark)
+    report = pipeline.run(config(generated[0], **changed), spark=spark)
     assert report["stopped_by"] == limit
     assert 0 < report["accepted"] < 16
     assert report["measures"]["mean_cosine"] is not None
@@ -339,21 +278,21 @@ def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
     assert all(row["question"] and row["origin"]["draft"] and len(row["origin"]["shots"]) == 3 for row in found)
 
 
-def test_an_estimate_makes_a_trial_wave_that_the_run_goes_on_from(made: Any, spark: SparkSession, tmp_path: Path) -> None:
-    settings = {**made[0], "tables": str(tmp_path / "tables"), "trial": 10}
+def test_an_estimate_makes_a_trial_wave_that_the_run_goes_on_from(generated: Any, spark: SparkSession, tmp_path: Path) -> None:
+    settings = {**generated[0], "tables": str(tmp_path / "tables"), "trial": 10}
     estimate = pipeline.estimate(config(settings), spark=spark)
-    assert estimate["trial"] == 10 and estimate["generation_id"] == made[1]["generation_id"]
+    assert estimate["trial"] == 10 and estimate["generation_id"] == generated[1]["generation_id"]
     assert estimate["low"] <= estimate["cost"] and estimate["drafts"] >= 16
     report = pipeline.run(config(settings), spark=spark)
     assert {k: report[k] for k in ("drafts", "accepted", "rejected")} == {
-        k: made[1][k] for k in ("drafts", "accepted", "rejected")
+        k: generated[1][k] for k in ("drafts", "accepted", "rejected")
     }
     for view in ("summary", "reasons", "rows", "measures", "rounds", "generations"):
         assert pipeline.view(config(settings), view, spark=spark), view
 
 
-def test_arms_are_compared_on_the_same_seeds(made: Any, spark: SparkSession, tmp_path: Path) -> None:
-    settings = {**made[0], "tables": str(tmp_path / "tables"), "accepted": 10, "wave_rows": 16, "arms": ("real", "bare", "persona")}
+def test_arms_are_compared_on_the_same_seeds(generated: Any, spark: SparkSession, tmp_path: Path) -> None:
+    settings = {**generated[0], "tables": str(tmp_path / "tables"), "accepted": 10, "wave_rows": 16, "arms": ("real", "bare", "persona")}
     instruct = {"match": "Write one more", "answers": [
         f"[problem]\nQuestion: {QUESTION}\nWorking: count ${{number:2-900}}\nResult: ${{number:1-999}}\n[/problem]"]}  # fmt: skip
     script = tmp_path / "script.json"
@@ -387,7 +326,7 @@ def test_arms_are_compared_on_the_same_seeds(made: Any, spark: SparkSession, tmp
     ],
 )
 def test_bad_input_is_one_sentence_and_makes_no_row(
-    made: Any, spark: SparkSession, tmp_path: Path, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    generated: Any, spark: SparkSession, tmp_path: Path, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_lines(tmp_path / "few.jsonl", seed_rows(2))
     write_lines(tmp_path / "odd.jsonl", [{"title": "x"}])
@@ -395,7 +334,25 @@ def test_bad_input_is_one_sentence_and_makes_no_row(
     (tmp_path / "prices.yaml").write_text("models:\n  other: {per_hour: 1}\n")
     given = json.loads(json.dumps(change).replace("{folder}", str(tmp_path)))
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    settings = {**made[0], "tables": str(tmp_path / "tables"), **given}
+    settings = {**generated[0], "tables": str(tmp_path / "tables"), **given}
     with pytest.raises(InputError, match=message):
         pipeline.run(dataclasses.replace(config(settings)), spark=spark)
+    assert not Tables(spark, settings["tables"]).exists(DRAFTS)
+
+
+def test_a_model_that_no_executor_can_load_is_one_sentence_and_makes_no_row(
+    generated: Any, spark: SparkSession, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    from tests.test_bare_transformers import tiny, train_tokenizer
+
+    folder = tmp_path / "cut short"
+    tiny("llama").save_pretrained(folder)
+    train_tokenizer().save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    settings = {**generated[0], "tables": str(tmp_path / "tables"), "base": f"transformers:{folder}"}
+    with pytest.raises(InputError, match="cut short") as caught:
+        pipeline.run(config(settings), spark=spark)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
     assert not Tables(spark, settings["tables"]).exists(DRAFTS)

@@ -1,4 +1,4 @@
-"""OpenAIGenerator against a real server, `transformers serve`, with a tiny random model."""
+"""OpenAIGenerator against a real server, `transformers serve`, with a tiny random model and, where it is fetched, a real one."""
 
 from __future__ import annotations
 
@@ -26,23 +26,38 @@ from tests.test_bare_transformers import TEMPLATE, tiny, train_tokenizer  # noqa
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+REAL = Path(os.environ["BETR_HOME"]) / "demo-models" / "smollm2-135m-instruct"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "tiny",
+        pytest.param(
+            "real", marks=pytest.mark.skipif(not REAL.exists(), reason="`make demo-bare` fetches the real models")
+        ),
+    ],
+)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The model's name and the server's address."""
     folder = tmp_path_factory.mktemp("served") / "tiny"
-    tokenizer = train_tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    tiny("llama").save_pretrained(folder)
+    if request.param == "tiny":
+        tokenizer = train_tokenizer()
+        tokenizer.chat_template = TEMPLATE
+        tokenizer.save_pretrained(folder)
+        tiny("llama").save_pretrained(folder)
+    else:
+        folder = REAL
+    home = tmp_path_factory.mktemp("home")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = folder.parent / "log"
+    log = home / "log"
     command = [
         sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder),
         "--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(folder.parent / "home")}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(home)}
     with log.open("wb") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
     try:

@@ -1,4 +1,4 @@
-"""The whole line where executors are processes of their own: local-cluster, and a standalone master with two workers."""
+"""Both methods where executors are processes of their own: local-cluster, and a standalone master with two workers."""
 
 import os
 import socket
@@ -11,8 +11,11 @@ from typing import Any
 
 import pyspark
 import pytest
+from pyspark.sql import SparkSession
 
-from tests.helpers import arguments, last_json, run_command, settings
+from bare.tables import DRAFTS, REFINED, VERDICTS
+from curation.tables import Tables
+from tests.helpers import arguments, last_json, rows_hash, run_command, settings
 
 pytestmark = [pytest.mark.slow]
 
@@ -39,8 +42,8 @@ def test_two_executor_processes_give_the_same_selection_and_json_alone_on_stdout
     assert set(report) == set(finished[1])
 
 
-@pytest.fixture
-def master(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A standalone master and two workers of one core each, from the wheel's own spark-class."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -48,15 +51,16 @@ def master(tmp_path: Path) -> Iterator[str]:
     env = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(SPARK_HOME), "PYSPARK_PYTHON": sys.executable,
            "SPARK_DAEMON_MEMORY": "256m"}  # fmt: skip
     url = f"spark://127.0.0.1:{port}"
+    folder = tmp_path_factory.mktemp("standalone")
     spark_class = str(SPARK_HOME / "bin" / "spark-class")
     commands = [[spark_class, "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", str(port),
                  "--webui-port", "0"]]  # fmt: skip
     commands += [
         [spark_class, "org.apache.spark.deploy.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "1g",
-         "--webui-port", "0", "--work-dir", str(tmp_path / f"worker-{i}"), url]
+         "--webui-port", "0", "--work-dir", str(folder / f"worker-{i}"), url]
         for i in range(2)
     ]  # fmt: skip
-    log = tmp_path / "daemons.log"
+    log = folder / "daemons.log"
     with log.open("w") as output:
         daemons = [subprocess.Popen(command, env=env, stdout=output, stderr=output) for command in commands]
         try:
@@ -72,19 +76,36 @@ def master(tmp_path: Path) -> Iterator[str]:
                 daemon.wait(30)
 
 
-def test_spark_submit_on_a_standalone_cluster_gives_the_same_selection(
-    finished: tuple[Path, dict[str, Any]], master: str, tmp_path: Path
-) -> None:
-    submit = [
+def submit(master: str, job: str, given: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    command = [
         str(SPARK_HOME / "bin" / "spark-submit"), "--master", master, "--driver-memory", "1g", "--executor-memory", "800m",
         "--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.sql.shuffle.partitions=2",
-        "--conf", "spark.databricks.delta.snapshotPartitions=2", str(REPOSITORY / "jobs" / "betr_run.py"),
+        "--conf", "spark.databricks.delta.snapshotPartitions=2", str(REPOSITORY / "jobs" / job), *given,
     ]  # fmt: skip
     env = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable,
            "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(SPARK_HOME)}  # fmt: skip
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False, cwd=folder)
+
+
+def test_spark_submit_on_a_standalone_cluster_gives_the_same_selection(
+    finished: tuple[Path, dict[str, Any]], master: str, tmp_path: Path
+) -> None:
     given = arguments(settings(finished[0], tables=str(tmp_path / "tables"), wave_rows=1000, chunk_bytes=100_000))[1:]
-    result = subprocess.run(
-        [*submit, *given], env=env, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path
-    )
-    assert cut(last_json(result)) == cut(finished[1])
+    assert cut(last_json(submit(master, "betr_run.py", given, tmp_path))) == cut(finished[1])
     assert (tmp_path / "tables" / "corpus_scores" / "_delta_log").is_dir()
+
+
+def test_spark_submit_on_a_standalone_cluster_gives_the_same_synthetic_rows(
+    generated: tuple[dict[str, Any], dict[str, Any]], master: str, tmp_path: Path, spark: SparkSession
+) -> None:
+    here, expected = generated
+    there = {**here, "tables": str(tmp_path / "tables")}
+    flags = {f"--{name.replace('_', '-')}": value for name, value in there.items()}
+    given = [str(v) for flag, value in flags.items() for v in (flag, *(value if isinstance(value, tuple) else [value]))]
+    report = last_json(submit(master, "bare_run.py", ["--json", *given], tmp_path))
+    told = ("generation_id", "drafts", "refined", "accepted", "rejected", "tokens_in", "tokens_out", "measures")
+    assert {name: report[name] for name in told} == {name: expected[name] for name in told}
+    ours, theirs = (Tables(spark, tables["tables"]) for tables in (there, here))
+    for spec in (DRAFTS, REFINED, VERDICTS):
+        unlike = frozenset({"seconds"})
+        assert rows_hash(ours, spec, leave_out=unlike) == rows_hash(theirs, spec, leave_out=unlike), spec.name
