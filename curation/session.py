@@ -189,6 +189,8 @@ def _build(app_name: str, master: str | None, conf: dict[str, str]) -> SparkSess
             settings.update(_laptop_defaults(target))
         settings["spark.jars"] = jars_argument()
     settings["spark.ui.showConsoleProgress"] = "false"
+    # Errors are our sentences: telling the JVM the line of each column expression is a call more for every one.
+    settings["spark.python.sql.dataFrameDebugging.enabled"] = "false"
     settings.update(conf)
     if submitted:
         _bring_delta(settings)

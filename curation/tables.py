@@ -37,7 +37,12 @@ class TableSpec:
     partition_by: tuple[str, ...] = ()
 
     def struct(self, spark: SparkSession) -> StructType:
-        return spark.createDataFrame([], self.schema).schema  # type: ignore[call-overload, no-any-return]
+        if self.schema not in _PARSED:  # asking Spark takes tens of milliseconds, and every write asks
+            _PARSED[self.schema] = spark.createDataFrame([], self.schema).schema  # type: ignore[call-overload]
+        return _PARSED[self.schema]
+
+
+_PARSED: dict[str, StructType] = {}
 
 
 @dataclass
@@ -246,7 +251,10 @@ class Tables:
             raise SchemaError(
                 f"{spec.name}: rows lack {missing} and hold {extra} besides; the table's columns are {wanted.names}"
             )
-        return rows.select(*(F.col(f.name).cast(f.dataType).alias(f.name) for f in wanted.fields))
+        found = {f.name: f.dataType for f in rows.schema.fields}
+        return rows.select(
+            *(f.name if found[f.name] == f.dataType else F.col(f.name).cast(f.dataType).alias(f.name) for f in wanted)
+        )
 
     def _check_keys(self, spec: TableSpec, rows: DataFrame) -> None:
         null = F.lit(False)
