@@ -145,7 +145,7 @@ def run_command(
 
 
 def _stop_spark() -> None:
-    spark = SparkSession.getActiveSession()
-    if spark is not None:
-        with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # the call that was broken off may have taken the line to Java with it
+        spark = SparkSession.getActiveSession()
+        if spark is not None:
             cancel_jobs(spark)
