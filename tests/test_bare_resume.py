@@ -18,7 +18,7 @@ from tests.helpers import commits, interrupt_when, last_json, rows_hash, run_com
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-pytestmark = [pytest.mark.slow, pytest.mark.kill, pytest.mark.timeout(1800)]  # four starts of Java
+pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(1800)]  # four starts of Java
 
 TASK = """
 name: counting

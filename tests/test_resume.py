@@ -11,7 +11,7 @@ from betr.tables import ALL, CLASSIFIERS, IMPORTED_FILES, SELECTION_RUNS, STAGE_
 from curation.tables import Tables
 from tests.helpers import arguments, commits, interrupt_when, last_json, rows_hash, run_command, settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.kill, pytest.mark.timeout(1800)]  # five starts of Java
+pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(1800)]  # five starts of Java
 
 ON_THIS_MACHINE = ["--master", "local[2]", "--spark", "spark.driver.memory=1g"]
 
