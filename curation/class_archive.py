@@ -1,4 +1,4 @@
-"""Java's classes as they lie in memory once they are loaded and verified: kept in a file, so that sessions start faster.
+"""Java's classes as they lie in memory, loaded and verified: kept in a file, so that sessions start faster.
 
 A driver loads some twenty thousand classes from Spark's and Delta's jars before its first result, and verifies each of
 them at every start. Java can write them out when it ends and map that file at the next start (application class-data
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def archive_file() -> Path | None:
-    """Where the archive for this Java, Spark and Delta lies or would lie; None where it can't be told which Java runs."""
+    """Where the archive for this Java, Spark and Delta lies or would lie; None where no telling which Java runs."""
     home = os.environ.get("JAVA_HOME")
     java = Path(home, "bin", "java") if home else Path(shutil.which("java") or "")
     release = java.resolve().parent.parent / "release"  # every JDK and JRE since 9 describes itself there
@@ -57,18 +57,19 @@ def make_archive() -> Path | None:
         return None
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
+    java = f"-XX:TieredStopAtLevel=1 -XX:ArchiveClassesAtExit={part}"
     options = {
-        "spark.driver.extraJavaOptions": f"{session.quiet_logs()} -XX:TieredStopAtLevel=1 -XX:ArchiveClassesAtExit={part}",
+        "spark.driver.extraJavaOptions": f"{session.quiet_logs()} {java}",
         "spark.driver.memory": "1g",
     }
     spark = session.get_session("class-archive", master="local[2]", conf=options)
     with tempfile.TemporaryDirectory(prefix="class-archive-") as folder:
         _every_kind_of_step(spark, folder)
-    java = session.java_process(spark)
+    process = session.java_process(spark)
     spark.stop()
-    assert java.stdin is not None
-    java.stdin.close()  # the driver's Java ends with its input, and writes the archive when it ends
-    java.wait(timeout=300)
+    assert process.stdin is not None
+    process.stdin.close()  # the driver's Java ends with its input, and writes the archive when it ends
+    process.wait(timeout=300)
     if not part.is_file():
         return None
     for old in file.parent.glob("classes-*.jsa"):  # of another Java or Spark
@@ -86,7 +87,8 @@ def _every_kind_of_step(spark: SparkSession, folder: str) -> None:
 
     spec = TableSpec("steps", ("id",), "id bigint, name string, part string", partition_by=("part",))
     tables = Tables(spark, folder)
-    rows = spark.range(100).select("id", F.sha2(F.col("id").cast("string"), 256).alias("name"), F.lit("a").alias("part"))
+    rows = spark.range(100).select("id", F.sha2(F.col("id").cast("string"), 256).alias("name"))
+    rows = rows.withColumn("part", F.lit("a"))
     tables.append(spec, rows.mapInArrow(unchanged, spec.struct(spark)))
     tables.upsert(spec, rows.withColumn("name", F.lit("again")))
     tables.replace(spec, rows.sortWithinPartitions("name", "id"), where={"part": "a"})
@@ -106,7 +108,7 @@ def main() -> int:
         return 0
     try:
         if make_archive() is None:
-            print("this Java keeps no archive of its classes; sessions start all the same, only slower", file=sys.stderr)
+            print("this Java keeps no archive of its classes; sessions start all the same, slower", file=sys.stderr)
     except (InputError, OSError) as error:
         print(f"no archive of Java's classes was made ({error}); sessions start all the same", file=sys.stderr)
     return 0
