@@ -60,5 +60,5 @@ def test_a_set_up_goes_on_without_an_archive(
 def test_sessions_use_the_archive_that_set_up_made(spark: SparkSession) -> None:
     if not class_archive.java_options():
         pytest.skip("this Java keeps no archive of its classes")
-    assert class_archive.java_options() in spark.conf.get("spark.driver.extraJavaOptions", "")
+    assert class_archive.java_options() in str(spark.conf.get("spark.driver.extraJavaOptions"))
     assert class_archive.java_options() in session._laptop_defaults("local[2]")["spark.driver.extraJavaOptions"]
