@@ -24,7 +24,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*QUESTIONS, *GPU_QUESTIONS], metavar="NAME")
-    parser.add_argument("--scale", choices=("small", "full"), default="full", help="small: seconds, figures mean nothing")
+    parser.add_argument("--scale", choices=("small", "full"), default="full", help="small: a smoke test of seconds")
     parser.add_argument("--out", type=Path, default=None, help="folder of the results; default: bench/results")
     parser.add_argument("--seconds", type=float, default=180.0, help="timed rounds end once so many are spent")
     parser.add_argument("--device", default="cuda", help="of the gpu_ questions: cuda, or cpu with --scale small")

@@ -1,4 +1,4 @@
-"""The input of every question: the demo's documents, read without Spark, repeated with new ids up to the size needed."""
+"""The input of every question: the demo's documents, read without Spark, repeated with new ids up to a size."""
 
 from __future__ import annotations
 

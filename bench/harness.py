@@ -99,7 +99,7 @@ class Question:
     packages: tuple[str, ...] = ()
     repeats: int = 5
     warm_up: int = 1
-    growth: dict[str, Any] = field(default_factory=dict)  # what is drawn as a line: {"x": FIELD, "lines": {NAME: FIELD}}
+    growth: dict[str, Any] = field(default_factory=dict)  # what is drawn as lines: {"x": FIELD, "memory": [FIELD...]}
 
 
 @dataclass

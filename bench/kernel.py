@@ -41,8 +41,8 @@ def build(setup: Setup) -> Question:
         ],
         check,
         targets,
-        note="The peer is official fastText, dim 100, a call a document. The limit reads the text's bytes once, eight at "
-        "a time.",
+        note="The peer is official fastText, dim 100, a call a document. The limit reads the text's bytes once, eight "
+        "at a time.",
         packages=("fasttext-numpy2", "numba", "numpy", "pyarrow"),
     )
 

@@ -89,8 +89,8 @@ def build(setup: Setup) -> Question:
         ],
         check,
         targets,
-        note="Lengths only: the same job through mapInArrow that takes each text's length. Read in the task: pyarrow reads "
-        "the files inside the task, no text reaches Spark.",
+        note="Lengths only: the same job through mapInArrow that takes each text's length. Read in the task: pyarrow "
+        "reads the files inside the task, no text reaches Spark.",
         packages=("pyspark", "pyarrow", "fasttext-numpy2", "numba", "pandas"),
         repeats=5,
     )  # fmt: skip
@@ -107,7 +107,8 @@ def _official_udf(path: str) -> Callable[[str], Column]:
 
 
 def _tokens() -> Column:
-    return F.greatest(F.lit(1), F.floor(F.octet_length("text") / F.lit(RATIO) + F.lit(0.5))).cast("bigint").alias("tokens")
+    counted = F.floor(F.octet_length("text") / F.lit(RATIO) + F.lit(0.5))
+    return F.greatest(F.lit(1), counted).cast("bigint").alias("tokens")
 
 
 def _lengths(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
