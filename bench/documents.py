@@ -42,7 +42,7 @@ def corpus(setup: Setup) -> pa.Table:
     key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
     path = setup.folder / f"documents-{key}.parquet"
     if not path.is_file():
-        found = {}
+        found: dict[str, tuple[str, str]] = {}
         for row in _read(packages, SMALL if setup.scale == "small" else None):
             text = " ".join(row["text"].split())
             if text not in found or row["id"] < found[text][0]:

@@ -18,7 +18,7 @@ MAX_TOKENS = 128
 
 
 def build(setup: Setup) -> Question:
-    count = setup.pick(16, 400)
+    count = setup.pick(16, 240)
     table = documents.repeated(documents.corpus(setup), documents=count).select(["doc_id", "text"])
     texts = table["text"].to_pylist()
     spark = get_session("bench", master="local[1]")

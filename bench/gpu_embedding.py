@@ -62,7 +62,7 @@ def build(setup: Setup) -> Question:
 def _cases(size: str, folder: str, texts: list[str], where: str) -> tuple[list[Case], Any]:
     encoder = embedding.resolve_encoder(embedding.EncoderConfig(folder, max_tokens=MAX_TOKENS))
     # The cache of loaded models holds one: each is asked for once.
-    ours = embedding._load.__wrapped__(encoder, where)
+    ours: Any = embedding._load.__wrapped__(encoder, where)
     official = SentenceTransformer(folder, device=where, local_files_only=True)
     official.max_seq_length = MAX_TOKENS
     batches = _batches(ours, texts, where)

@@ -23,9 +23,9 @@ PARTS = ("driver_jvm_mb", "driver_python_mb", "workers_mb")
 
 
 def build(setup: Setup) -> Question:
-    sizes = setup.pick((200, 2_000), (30_000, 100_000, 300_000))
+    sizes = setup.pick((200, 2_000), (20_000, 60_000, 200_000))
     corpus = documents.corpus(setup)
-    settings = {
+    settings: dict[str, Any] = {
         "encoder": "hashing:64", "sample": setup.pick("100", "3000"), "keep": 0.1, "epochs": 5,
         "chunk_bytes": setup.pick(2**18, 32 * 2**20),
     }  # fmt: skip
@@ -56,7 +56,7 @@ def build(setup: Setup) -> Question:
         return f"all {kept:,} documents of the smallest size are imported and scored"
 
     def peak(size: int, part: str) -> float:
-        return max(each[part] for each in peaks[size])
+        return max((each[part] for each in peaks[size]), default=0.0)
 
     def told(size: int) -> dict[str, Any]:
         return {"documents": size, **{part: round(peak(size, part)) for part in PARTS}}
@@ -76,7 +76,7 @@ def build(setup: Setup) -> Question:
     return Question(
         "How do time and memory grow with the corpus?",
         f"up to {largest}; {settings['sample']} sampled at every size, encoder {settings['encoder']}, chunks of "
-        f"{int(settings['chunk_bytes']) / 2**20:g} MiB; Spark local[2] with a heap of {HEAP}",
+        f"{settings['chunk_bytes'] / 2**20:g} MiB; Spark local[2] with a heap of {HEAP}",
         [
             Case(_name(size), "ours", partial(run, size), "documents", size, extra=partial(told, size))
             for size in sizes
@@ -135,7 +135,8 @@ def main(settings: str) -> int:
     from betr.config import RunConfig
     from curation.session import get_session
 
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(settings).items()}
+    given: dict[str, Any] = json.loads(settings)
+    given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
     spark = get_session("bench", master="local[2]", conf={"spark.driver.memory": HEAP})
     start = time.perf_counter()
     pipeline.run(RunConfig(**given), spark=spark)

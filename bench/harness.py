@@ -13,6 +13,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -198,6 +199,8 @@ def run(question: Question, *, seconds: float = float("inf"), say: Callable[[str
         missing = [name for name in question.packages if _version(name) is None]
         if missing:
             raise CannotRun(f"{', '.join(missing)} isn't installed; `make bench` installs it")
+    # A wrong name among the targets is found now, not after minutes.
+    question.targets(Measured(question.cases, {case.name: [1.0] for case in question.cases}))
     load = os.getloadavg()[0]
     checked = question.check()
     say(f"  equal: {checked}")
@@ -304,13 +307,8 @@ def _java() -> str | None:
 
 
 def _gpu() -> str | None:
-    if not any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
-        return None
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    torch: Any = sys.modules.get("torch")  # a question that uses a GPU has imported it
+    return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None
 
 
 def _version(package: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,19 @@ def llama(folder: Path, texts: Iterable[str], **sizes: int) -> Path:
 
 def encoder(folder: Path, texts: Iterable[str], **sizes: int) -> Path:
     """A BERT with random weights as a folder that sentence-transformers loads: mean pooling, unit length."""
-    from sentence_transformers import SentenceTransformer, models
+    import sentence_transformers
 
     words = tokenizer(texts)
     words.model_max_length = sizes.get("max_position_embeddings", 512)
     torch.manual_seed(0)
-    config = transformers.BertConfig(vocab_size=len(words), pad_token_id=words.pad_token_id, **sizes)
+    settings: dict[str, Any] = {**sizes, "vocab_size": len(words), "pad_token_id": words.pad_token_id}
+    config = transformers.BertConfig(**settings)
     bare = folder.with_name(folder.name + "-bare")
     transformers.BertModel(config).save_pretrained(str(bare))
     words.save_pretrained(str(bare))
-    whole = models.Transformer(str(bare))
-    made = SentenceTransformer(
-        modules=[whole, models.Pooling(config.hidden_size, "mean"), models.Normalize()], device="cpu"
-    )
+    kinds: Any = import_module("sentence_transformers.models")
+    modules = [kinds.Transformer(str(bare)), kinds.Pooling(config.hidden_size, "mean"), kinds.Normalize()]
+    made = sentence_transformers.SentenceTransformer(modules=modules, device="cpu")
     made.save(str(folder))
     return folder
 

@@ -53,7 +53,8 @@ def build(setup: Setup) -> Question:
         return float(mine), float(roc_auc_score(truth, official.probabilities(models["peer"], test)))
 
     def check() -> str:
-        ours(), peer()
+        ours()
+        peer()
         mine, theirs = aucs()
         require(mine >= theirs - AUC, f"AUC {mine:.4f} against {theirs:.4f} of official fastText")
         return f"AUC on {len(test):,} held-out documents: {mine:.4f}, official {theirs:.4f}"
