@@ -123,7 +123,7 @@ def test_a_result_has_the_promised_fields(tmp_path: Path) -> None:
     ("value", "bounds", "reached"),
     [(5.0, {"at_least": 5}, True), (4.9, {"at_least": 5}, False), (5.0, {"at_most": 4}, False), (None, {"at_most": 4}, None)],
 )
-def test_a_target_is_reached_or_not_or_not_measured(value: float | None, bounds: dict[str, float], reached: bool) -> None:
+def test_a_target_is_reached_or_not_or_not_measured(value: float | None, bounds: dict[str, Any], reached: bool) -> None:
     assert Target("it", value, "x", **bounds).reached is reached
 
 
