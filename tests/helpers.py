@@ -124,8 +124,13 @@ def rows_hash(tables: Tables, spec: TableSpec, *, leave_out: frozenset[str] = fr
     return row["n"], row["x"] or 0, int(row["s"] or 0)
 
 
-# A driver that lives for a minute is over before Java's second compiler has earned what it takes from the others.
-BRIEF = {"JAVA_TOOL_OPTIONS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
+def brief_environment() -> dict[str, str]:
+    """For a driver of its own that lives for a minute: it is over before Java's second compiler has earned what it
+    takes from the others; and of a Connect server that these tests may run on it knows nothing.
+    """
+    ours = ("SPARK_LOCAL_IP", "PYSPARK_PYTHON")
+    kept = {name: value for name, value in os.environ.items() if name in ours or "SPARK_" not in name}
+    return {**kept, "JAVA_TOOL_OPTIONS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
 
 
 def run_command(
@@ -138,7 +143,7 @@ def run_command(
         text=True,
         timeout=timeout,
         check=False,
-        env={**os.environ, **BRIEF, **env},
+        env={**brief_environment(), **env},
         cwd=Path(__file__).parent.parent,
     )
 
@@ -157,7 +162,7 @@ def interrupt_when(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **BRIEF},
+        env=brief_environment(),
         cwd=Path(__file__).parent.parent,
     ) as process:
         deadline = time.monotonic() + 800

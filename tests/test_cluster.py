@@ -1,6 +1,5 @@
 """Both methods where executors are processes of their own: local-cluster, and a standalone master with two workers."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from bare.tables import DRAFTS, REFINED, VERDICTS
 from curation.tables import Tables
-from tests.helpers import BRIEF, arguments, last_json, rows_hash, run_command, settings
+from tests.helpers import arguments, brief_environment, last_json, rows_hash, run_command, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
@@ -48,7 +47,7 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {**os.environ, **BRIEF, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(SPARK_HOME), "PYSPARK_PYTHON": sys.executable,
+    env = {**brief_environment(), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(SPARK_HOME), "PYSPARK_PYTHON": sys.executable,
            "SPARK_DAEMON_MEMORY": "256m"}  # fmt: skip
     url = f"spark://127.0.0.1:{port}"
     folder = tmp_path_factory.mktemp("standalone")
@@ -82,7 +81,7 @@ def submit(master: str, job: str, given: list[str], folder: Path) -> "subprocess
         "--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.sql.shuffle.partitions=2",
         "--conf", "spark.databricks.delta.snapshotPartitions=2", str(REPOSITORY / "jobs" / job), *given,
     ]  # fmt: skip
-    env = {**os.environ, **BRIEF, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable,
+    env = {**brief_environment(), "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable,
            "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(SPARK_HOME)}  # fmt: skip
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False, cwd=folder)
 
