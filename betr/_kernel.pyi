@@ -1,6 +1,7 @@
-from betr.features import F32, F64, I64, U8
 import numpy as np
 import numpy.typing as npt
+
+from betr.features import F32, F64, I64, U8
 
 def instruction_sets() -> tuple[str, ...]: ...
 def score(

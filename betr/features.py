@@ -239,7 +239,7 @@ def _starts_with(data: U8, start: int, stop: int, prefix: U8) -> bool:
     return k == prefix.size
 
 
-_BLOCK = 256  # tokens whose lookups are under way at once: the tables don't fit into the cache, so their latency is hidden
+_BLOCK = 256  # tokens whose lookups are under way at once: that hides the latency of tables larger than the cache
 _ABSENT = np.uint32(0x80000000)  # -0.0, as bits
 
 
@@ -273,7 +273,9 @@ def score_kernel(
     partial = np.zeros(word_ngrams, np.uint64)  # running hashes of the n-grams that the next token continues
     eos_hash = _hash(eos, 0, eos.size)
     eos_word = np.int64(slots[_find(vocabulary, eos, 0, eos.size, eos_hash), 2] & np.uint64(0xFFFFFFFF)) - 1
-    eos_counts = eos_word < word_weights.shape[0] and (eos_word >= 0 or not _starts_with(eos, 0, eos.size, label_prefix))
+    eos_counts = eos_word < word_weights.shape[0] and (
+        eos_word >= 0 or not _starts_with(eos, 0, eos.size, label_prefix)
+    )
     block_starts, block_stops = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64)
     hashes = np.empty(_BLOCK, np.uint32)
     words = np.empty(_BLOCK + 1, np.int64)
@@ -487,7 +489,8 @@ def _view_pieces(chunk: pa.Array, first: int) -> Iterator[TextPiece]:
     for number in [-1, *np.unique(view[~short, 2]).tolist()]:
         rows = np.flatnonzero(short if number < 0 else ~short & (view[:, 2] == number))
         starts = 16 * (chunk.offset + rows) + 4 if number < 0 else view[rows, 3].astype(np.int64)
-        yield TextPiece(_bytes_of(views if number < 0 else buffers[number]), starts, starts + length[rows], first + rows)
+        data = _bytes_of(views if number < 0 else buffers[number])
+        yield TextPiece(data, starts, starts + length[rows], first + rows)
 
 
 def text_buffers(texts: pa.Array | pa.ChunkedArray) -> tuple[U8, I64]:
@@ -499,10 +502,11 @@ def text_buffers(texts: pa.Array | pa.ChunkedArray) -> tuple[U8, I64]:
         texts = texts.combine_chunks()
     if isinstance(texts, pa.ChunkedArray):  # combine_chunks keeps several chunks where one would overflow its offsets
         texts = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in texts.chunks])
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+    narrow = pa.types.is_string(texts.type) or pa.types.is_binary(texts.type)
+    if not (narrow or pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)):
         texts = texts.cast(pa.large_string())
     _, offsets_buffer, data_buffer = texts.buffers()
-    width = np.int32 if pa.types.is_string(texts.type) else np.int64
+    width = np.int32 if narrow else np.int64
     if len(texts) == 0 or offsets_buffer is None:
         offsets = np.zeros(1, np.int64)
     else:

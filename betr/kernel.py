@@ -41,7 +41,7 @@ class FeatureWeights(NamedTuple):
 
 
 def row_width(heads: int) -> int:
-    """How long a row of weights is for so many heads: 1, 4, 8 or a multiple of 16, so that few rows cross cache lines."""
+    """The length of a row of weights for so many heads: 1, 4, 8 or a multiple of 16, so that few cross cache lines."""
     return next((width for width in (1, 4, 8) if heads <= width), -(-heads // 16) * 16)
 
 
@@ -51,8 +51,8 @@ def _chosen(asked: str) -> str:
         raise InputError(f"{VARIABLE} must be auto, native or numba; got {asked!r}")
     if asked == "native" and _native is None:
         raise InputError(
-            f"{VARIABLE} asks for the native kernel, which was not built: install betr-bare again where a C compiler is, "
-            f"or unset {VARIABLE}"
+            f"{VARIABLE} asks for the native kernel, which was not built: install betr-bare again where a C compiler "
+            f"is, or unset {VARIABLE}"
         )
     return "numba" if _native is None or asked == "numba" else str(_native.instruction_sets()[0])
 
@@ -78,10 +78,11 @@ def text_margins(weights: FeatureWeights, texts: pa.Array | pa.ChunkedArray, *, 
     name = kernel or _chosen(os.environ.get(VARIABLE) or "auto")
     margins = np.empty((len(texts), weights.heads))
     for piece in ft.text_pieces(texts):
-        whole = isinstance(piece.rows, slice)
-        part = margins[piece.rows] if whole else np.empty((len(piece.rows), weights.heads))
-        _run(name, weights, piece, part)
-        if not whole:
+        if isinstance(piece.rows, slice):
+            _run(name, weights, piece, margins[piece.rows])
+        else:
+            part = np.empty((len(piece.starts), weights.heads))
+            _run(name, weights, piece, part)
             margins[piece.rows] = part
     return margins
 
