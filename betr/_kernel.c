@@ -306,7 +306,7 @@ INLINE int64_t lookup(const Model *m, const uint8_t *p, int64_t length, uint64_t
         const uint64_t *slot = m->slots + 4 * i;
         const uint64_t info = slot[2];
         if (info == 0) return -1;
-        if (slot[0] == head && slot[1] == tail && (int64_t)(info >> 32) == length) {
+        if (((slot[0] ^ head) | (slot[1] ^ tail) | (info >> 32 ^ (uint64_t)length)) == 0) { /* one branch, not three */
             const int64_t word = (int64_t)(info & 0xffffffffu) - 1;
             if (length <= 16 || memcmp(m->pool + m->pool_offsets[word] + 8, p + 8, (size_t)(length - 16)) == 0) return word;
         }
@@ -317,14 +317,18 @@ INLINE int is_label(const Model *m, const uint8_t *p, int64_t length) {
     return length >= m->prefix_size && memcmp(p, m->prefix, (size_t)m->prefix_size) == 0;
 }
 
-INLINE int64_t bucket_of(const Model *m, uint64_t x) { /* x % buckets; the estimated quotient is right or one too small */
-    const uint64_t rest = x - (uint64_t)((unsigned __int128)x * m->inverse >> 64) * m->buckets;
-    return (int64_t)(rest < m->buckets ? rest : rest - m->buckets);
+/* x % buckets; the estimated quotient is right or one too small, as often as not: no branch would be foretold. */
+INLINE int64_t bucket_of(uint64_t x, uint64_t buckets, uint64_t inverse) {
+    const uint64_t rest = x - (uint64_t)((unsigned __int128)x * inverse >> 64) * buckets;
+    return (int64_t)(rest - (buckets & -(uint64_t)(rest >= buckets)));
 }
 
 static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t end, int64_t eos_word, Block *b, Sums *sums,
                        double *margins) {
     const int n = m->word_ngrams;
+    const uint64_t buckets = m->buckets, inverse = m->inverse; /* here no store can reach them */
+    const int64_t width = m->width;
+    const float *const bucket_weights = m->bucket_weights;
     uint64_t partial[MAX_NGRAMS] = {0}; /* running hashes of the n-grams that the next token continues */
     int open = 0, ended = 0;
     int64_t edges = 0, ngrams = 0;
@@ -363,21 +367,22 @@ static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t e
             }
         }
 
-        if (n == 2) {
-            int64_t t = 0;
-            if (!open && kept) partial[0] = b->token[t++], open = 1;
+        if (n == 2 && kept) {
+            int64_t t = open ? 0 : 1;
+            uint64_t previous = open ? partial[0] : b->token[0];
             for (; t < kept; t++) {
-                const int64_t bucket = bucket_of(m, partial[0] * NGRAM_PRIME + b->token[t]);
-                __builtin_prefetch(m->bucket_weights + bucket * m->width);
+                const int64_t bucket = bucket_of(previous * NGRAM_PRIME + b->token[t], buckets, inverse);
+                __builtin_prefetch(bucket_weights + bucket * width);
                 b->bucket[found++] = bucket;
-                partial[0] = b->token[t];
+                previous = b->token[t];
             }
+            partial[0] = previous, open = 1;
         } else if (n > 2) {
             for (int64_t t = 0; t < kept; t++) {
                 for (int k = 0; k < open; k++) {
                     partial[k] = partial[k] * NGRAM_PRIME + b->token[t];
-                    const int64_t bucket = bucket_of(m, partial[k]);
-                    __builtin_prefetch(m->bucket_weights + bucket * m->width);
+                    const int64_t bucket = bucket_of(partial[k], buckets, inverse);
+                    __builtin_prefetch(bucket_weights + bucket * width);
                     b->bucket[found++] = bucket;
                 }
                 if (open < n - 1)

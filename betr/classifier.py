@@ -252,11 +252,11 @@ def _stacked(classifiers: list[FoldedClassifier]) -> FeatureWeights:
     if len(classifiers) == 1:
         return classifiers[0]._weights
     ids: dict[bytes, int] = {}
-    rows = [np.array([ids.setdefault(word, len(ids)) for word in _words(c)], np.int64) for c in classifiers]
+    known = [np.array([ids.setdefault(word, len(ids)) for word in _words(c)], np.int64) for c in classifiers]
     width, spec = row_width(len(classifiers)), classifiers[0].features
-    words = np.full((len(ids), width), -0.0, np.float32)
-    buckets = np.zeros((spec.buckets, width), np.float32)
-    for head, (classifier, row) in enumerate(zip(classifiers, rows, strict=True)):
+    words, buckets = (ft.aligned_zeros((rows, width), np.float32) for rows in (len(ids), spec.buckets))
+    words.fill(-0.0)
+    for head, (classifier, row) in enumerate(zip(classifiers, known, strict=True)):
         words[row, head] = classifier.word_weights + np.float32(0)  # a weight of -0.0 becomes 0.0, which adds the same
         buckets[:, head] = classifier.bucket_weights
     offsets = np.zeros(len(ids) + 1, np.int64)

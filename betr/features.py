@@ -218,11 +218,21 @@ def _fill(vocabulary: Vocabulary, words: int) -> int:
     return -1
 
 
+def aligned_zeros(shape: tuple[int, int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A table whose rows of 32 or 64 bytes each lie in one cache line; numpy's own arrays begin 16 bytes into one."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)  # np.zeros would forgo the huge pages that numpy asks for here
+    first = -raw.ctypes.data % 64
+    table = raw[first : first + size].view(dtype).reshape(shape)
+    table.fill(0)
+    return table
+
+
 def build_vocabulary(pool: U8, offsets: I64, *, room: int = 0) -> Vocabulary:
     """The lookup table over the words pool[offsets[i]:offsets[i+1]], with slots for `room` words more."""
     words = len(offsets) - 1
     slots = 1 << max(4, math.ceil(math.log2(2 * (words + room) + 1)))
-    vocabulary = Vocabulary(np.zeros((slots, 4), np.uint64), pool, offsets)
+    vocabulary = Vocabulary(aligned_zeros((slots, 4), np.uint64), pool, offsets)
     if (twice := _fill(vocabulary, words)) >= 0:
         word = pool[offsets[twice] : offsets[twice + 1]].tobytes()
         raise InputError(f"the vocabulary holds the word {word!r} twice; train or export the model again")
@@ -319,9 +329,10 @@ def score_kernel(
                     token = np.uint64(np.int64(np.int32(value)))
                     for k in range(open_ngrams):
                         partial[k] = partial[k] * _NGRAM_PRIME + token
-                        # partial[k] % buckets; the estimated quotient is right or one too small
+                        # partial[k] % buckets; the estimated quotient is right or one too small, as often as not: a
+                        # mask instead of a branch that nothing could foretell
                         rest = partial[k] - _high_product(partial[k], inverse) * buckets
-                        bucket = np.int64(rest if rest < buckets else rest - buckets)
+                        bucket = np.int64(rest - (buckets & (np.uint64(0) - np.uint64(rest >= buckets))))
                         prefetch(bucket_weights, bucket)
                         chosen[found] = bucket
                         found += 1
