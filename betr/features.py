@@ -6,6 +6,8 @@ stands; tokens that begin with the label prefix are skipped; words outside the v
 only their n-grams. A newline is white space here and a document is one line: the score is fastText's for
 `text.replace("\\n", " ")`. Hashes are FNV-1a over *sign-extended* bytes; the n-gram of hashes a, b, ... is ((a *
 116049371 + b) * 116049371 + ...) on int32 hashes sign-extended to 64 bits, modulo the number of buckets.
+
+`score_kernel` is the definition that always runs, by numba; `_kernel.c` gives the same bits faster (betr/kernel.py).
 """
 
 import math
