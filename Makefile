@@ -23,7 +23,8 @@ export SSL_CERT_FILE := $(PIP_CERT)
 endif
 endif
 
-# Only-binary: nothing here may need a compiler. pyspark comes as sources, without a line to compile.
+# Only-binary: nothing here may need a compiler. pyspark comes as sources, without a line to compile; our own kernel in C
+# is built where a compiler is.
 LOCKED := --require-hashes --only-binary :all:
 
 .PHONY: help setup fetch demo demo-bare test test-fast lint lock bench bench-draw clean
@@ -51,8 +52,8 @@ $(STAMPS)/packages: requirements/lock.txt $(STAMPS)/tools
 		$(UV) pip sync --quiet $$again --python $(PY) $(LOCKED) --no-binary pyspark --no-build-isolation $<
 	@touch $@ && rm $@.started
 
-$(STAMPS)/project: pyproject.toml $(STAMPS)/packages
-	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+$(STAMPS)/project: pyproject.toml hatch_build.py betr/_kernel.c $(STAMPS)/packages
+	@$(UV) pip install --quiet --reinstall --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(STAMPS)/bench: requirements/bench.txt $(STAMPS)/project

@@ -25,6 +25,7 @@ from safetensors.numpy import save as safetensors_save
 
 from betr import features as ft
 from betr.features import F32, F64, I64, U8, FeatureSpec
+from betr.kernel import FeatureWeights, row_width, text_margins
 from curation.errors import InputError
 
 FORMAT = "betr-folded-classifier-1"
@@ -99,36 +100,26 @@ class FoldedClassifier:
         return [raw[a:b].decode(errors="replace") for a, b in pairwise(ends)]
 
     @cached_property
-    def _vocabulary(self) -> ft.Vocabulary:
-        # Labels that lack the prefix are known by name only: they stand behind the words, where the kernel skips them.
-        extra = [name.encode() for name in self.labels if not name.startswith(self.features.label_prefix)]
-        pool = np.concatenate([self.word_bytes, *(np.frombuffer(name, np.uint8) for name in extra)])
-        ends = self.word_offsets[-1] + np.cumsum([len(name) for name in extra], dtype=np.int64)
-        pool.flags.writeable = False
-        return ft.build_vocabulary(pool, np.concatenate([self.word_offsets, ends]))
-
-    def _run(self, texts: pa.Array | pa.ChunkedArray) -> tuple[F64, F64]:
-        data, offsets = ft.text_buffers(texts)
-        margins, scores = np.empty(len(texts)), np.empty(len(texts))
-        ft.score_kernel(
-            data,
-            offsets,
-            self._vocabulary,
-            self.word_weights,
-            self.bucket_weights,
-            self.features.word_ngrams,
-            ft.as_bytes(self.features.label_prefix),
-            ft.as_bytes(ft.EOS),
-            margins,
-            scores,
+    def _weights(self) -> FeatureWeights:
+        pool, offsets = _with_labels(self.word_bytes, self.word_offsets, self._bare_labels)
+        return FeatureWeights(
+            self.features,
+            ft.build_vocabulary(pool, offsets),
+            _as_rows(self.word_weights, 1),
+            _as_rows(self.bucket_weights, 1),
+            heads=1,
         )
-        return margins, scores
+
+    @property
+    def _bare_labels(self) -> list[bytes]:
+        """Labels that lack the prefix: known by name only."""
+        return [name.encode() for name in self.labels if not name.startswith(self.features.label_prefix)]
 
     def margins(self, texts: pa.Array | pa.ChunkedArray) -> F64:
         """The mean weight of each text's features: the log-odds of positive; float64 [n]. A null counts as an empty
         text.
         """
-        return self._run(texts)[0]
+        return text_margins(self._weights, texts)[:, 0]
 
     def score(self, texts: pa.Array | pa.ChunkedArray) -> F64:
         """What official fastText reports as the probability of positive, to 1e-6: sigmoid(margin) + 1e-5; float64 [n].
@@ -137,15 +128,12 @@ class FoldedClassifier:
         any known feature (for which fastText predicts nothing) has margin 0. Sums are in double precision; fastText's
         are in single, so that its own rounding shows in texts of very many tokens.
         """
-        scores = self._run(texts)[1]
-        if texts.null_count:
-            scores[texts.is_null().to_numpy(zero_copy_only=False)] = 0.0
-        return scores
+        return _scores(self.margins(texts), texts)
 
     def score_array(self, texts: pa.Array | pa.ChunkedArray) -> pa.DoubleArray:
         """`score` as an Arrow array, null where the text is null."""
         mask = texts.is_null().to_numpy(zero_copy_only=False) if texts.null_count else None
-        return pa.array(self._run(texts)[1], mask=mask)
+        return pa.array(self.score(texts), mask=mask)
 
     def to_bytes(self) -> bytes:
         """The file's content: safetensors, the same bytes for the same classifier."""
@@ -179,6 +167,103 @@ class FoldedClassifier:
         part.write_bytes(payload)
         os.replace(part, target)
         return hashlib.sha256(payload).hexdigest()
+
+
+def _with_labels(pool: U8, offsets: I64, labels: list[bytes]) -> tuple[U8, I64]:
+    """Words, and behind them the labels, where the kernels skip them."""
+    pool = np.concatenate([pool, *(np.frombuffer(name, np.uint8) for name in labels)])
+    pool.flags.writeable = False
+    return pool, np.concatenate([offsets, offsets[-1] + np.cumsum([len(name) for name in labels], dtype=np.int64)])
+
+
+def _as_rows(weights: F32, width: int) -> F32:
+    rows = np.require(weights, np.float32, ["C", "A"]).reshape(-1, width)
+    rows.flags.writeable = False  # one compiled variant, wherever the weights came from
+    return rows
+
+
+def _scores(margins: F64, texts: pa.Array | pa.ChunkedArray) -> F64:
+    """What fastText reports of the margins, [n] or [n, heads]; 0.0 where the text is null.
+
+    Here, once, and not in the kernels: the exponential of one library may differ from another's in the last bit.
+    """
+    with np.errstate(over="ignore"):  # exp(-margin) is inf for a margin below -709: the score is that of fastText, 1e-5
+        scores = np.asarray(1.0 / (1.0 + np.exp(-margins)) + ft.FASTTEXT_LOG_OFFSET)
+    if texts.null_count:
+        scores[texts.is_null().to_numpy(zero_copy_only=False)] = 0.0
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedHeads:
+    """Several folded classifiers that score a text in one pass: one lookup of a feature finds all their weights.
+
+    A column of the result is, bit by bit, what that classifier gives alone. They share their features (InputError if
+    not); their vocabularies may differ. Where they differ in which tokens they skip as labels, a pass goes to each
+    kind. Weights take 4 * row_width(heads) bytes a feature: 128 MB for ten heads over 2,000,000 buckets.
+    """
+
+    classifiers: tuple[FoldedClassifier, ...]
+
+    def __post_init__(self) -> None:
+        if not self.classifiers:
+            raise InputError("there are no classifiers to score with; give at least one")
+        first = self.classifiers[0].features
+        for i, classifier in enumerate(self.classifiers):
+            if classifier.features != first:
+                raise InputError(
+                    f"classifiers that score in one pass must share their features: number 0 has {first}, number {i} "
+                    f"has {classifier.features}; train them with the same word_ngrams and buckets, or score apart"
+                )
+
+    @cached_property
+    def _passes(self) -> list[tuple[list[int], FeatureWeights]]:
+        groups: dict[Any, list[int]] = {}
+        for i, classifier in enumerate(self.classifiers):
+            groups.setdefault(_skips(classifier), []).append(i)
+        return [(columns, _stacked([self.classifiers[i] for i in columns])) for columns in groups.values()]
+
+    def margins(self, texts: pa.Array | pa.ChunkedArray) -> F64:
+        """The log-odds of positive, as `FoldedClassifier.margins`; float64 [n, heads]."""
+        margins = np.empty((len(texts), len(self.classifiers)))
+        for columns, weights in self._passes:
+            margins[:, columns] = text_margins(weights, texts)
+        return margins
+
+    def score(self, texts: pa.Array | pa.ChunkedArray) -> F64:
+        """As `FoldedClassifier.score`; float64 [n, heads], in the order of the classifiers."""
+        return _scores(self.margins(texts), texts)
+
+
+def _words(classifier: FoldedClassifier) -> Iterator[bytes]:
+    raw = classifier.word_bytes.tobytes()
+    return (raw[start:stop] for start, stop in pairwise(classifier.word_offsets.tolist()))
+
+
+def _skips(classifier: FoldedClassifier) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """What decides which tokens are skipped, and so which n-grams there are: labels by name, and words like labels."""
+    prefix = classifier.features.label_prefix.encode()
+    words = frozenset(word for word in _words(classifier) if word.startswith(prefix))
+    return frozenset(classifier._bare_labels), words
+
+
+def _stacked(classifiers: list[FoldedClassifier]) -> FeatureWeights:
+    """The union of the vocabularies, in order of first appearance; -0.0 where a classifier doesn't know a word."""
+    if len(classifiers) == 1:
+        return classifiers[0]._weights
+    ids: dict[bytes, int] = {}
+    known = [np.array([ids.setdefault(word, len(ids)) for word in _words(c)], np.int64) for c in classifiers]
+    width, spec = row_width(len(classifiers)), classifiers[0].features
+    words, buckets = (ft.aligned_zeros((rows, width), np.float32) for rows in (len(ids), spec.buckets))
+    words.fill(-0.0)
+    for head, (classifier, row) in enumerate(zip(classifiers, known, strict=True)):
+        words[row, head] = classifier.word_weights + np.float32(0)  # a weight of -0.0 becomes 0.0, which adds the same
+        buckets[:, head] = classifier.bucket_weights
+    offsets = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum([len(word) for word in ids], out=offsets[1:])
+    pool, offsets = _with_labels(np.frombuffer(b"".join(ids), np.uint8), offsets, classifiers[0]._bare_labels)
+    vocabulary = ft.build_vocabulary(pool, offsets)
+    return FeatureWeights(spec, vocabulary, _as_rows(words, width), _as_rows(buckets, width), len(classifiers))
 
 
 _DTYPES = {"bucket_weights": "F32", "word_bytes": "U8", "word_offsets": "I64", "word_weights": "F32"}

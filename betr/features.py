@@ -6,10 +6,12 @@ stands; tokens that begin with the label prefix are skipped; words outside the v
 only their n-grams. A newline is white space here and a document is one line: the score is fastText's for
 `text.replace("\\n", " ")`. Hashes are FNV-1a over *sign-extended* bytes; the n-gram of hashes a, b, ... is ((a *
 116049371 + b) * 116049371 + ...) on int32 hashes sign-extended to 64 bits, modulo the number of buckets.
+
+`score_kernel` is the definition that always runs, by numba; `_kernel.c` gives the same bits faster (betr/kernel.py).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -218,11 +220,21 @@ def _fill(vocabulary: Vocabulary, words: int) -> int:
     return -1
 
 
+def aligned_zeros(shape: tuple[int, int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A table whose rows of 32 or 64 bytes each lie in one cache line; numpy's own arrays begin 16 bytes into one."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)  # np.zeros would forgo the huge pages that numpy asks for here
+    first = -raw.ctypes.data % 64
+    table = raw[first : first + size].view(dtype).reshape(shape)
+    table.fill(0)
+    return table
+
+
 def build_vocabulary(pool: U8, offsets: I64, *, room: int = 0) -> Vocabulary:
     """The lookup table over the words pool[offsets[i]:offsets[i+1]], with slots for `room` words more."""
     words = len(offsets) - 1
     slots = 1 << max(4, math.ceil(math.log2(2 * (words + room) + 1)))
-    vocabulary = Vocabulary(np.zeros((slots, 4), np.uint64), pool, offsets)
+    vocabulary = Vocabulary(aligned_zeros((slots, 4), np.uint64), pool, offsets)
     if (twice := _fill(vocabulary, words)) >= 0:
         word = pool[offsets[twice] : offsets[twice + 1]].tobytes()
         raise InputError(f"the vocabulary holds the word {word!r} twice; train or export the model again")
@@ -239,15 +251,15 @@ def _starts_with(data: U8, start: int, stop: int, prefix: U8) -> bool:
     return k == prefix.size
 
 
-_BLOCK = (
-    512  # tokens whose lookups are under way at once: the tables don't fit into the cache, so their latency is hidden
-)
+_BLOCK = 256  # tokens whose lookups are under way at once: that hides the latency of tables larger than the cache
+_ABSENT = np.uint32(0x80000000)  # -0.0, as bits
 
 
 @jit()
 def score_kernel(
     data: U8,
-    offsets: I64,
+    starts: I64,
+    stops: I64,
     vocabulary: Vocabulary,
     word_weights: F32,
     bucket_weights: F32,
@@ -255,74 +267,110 @@ def score_kernel(
     label_prefix: U8,
     eos: U8,
     margins: F64,
-    scores: F64,
 ) -> None:
-    """For each text data[offsets[i]:offsets[i+1]]: the mean weight of its features, and what fastText reports of it.
+    """For each text data[starts[i]:stops[i]] and head: the mean weight of its features; margins float64 [n, heads].
 
-    Words of the vocabulary beyond `word_weights` are labels: skipped. A text without any feature has margin 0.
-    """  # No fastmath: a score depends on the document alone, not on how sums are regrouped around it.
+    Weights are [words, width] and [buckets, width], width >= heads: what the heads make of a feature lies side by side.
+    Words of the vocabulary beyond `word_weights` are labels: skipped. Where width > 1, a word's weight of -0.0 says
+    that the head doesn't know it. A text without any feature has margin 0.
+
+    Weights are added in the order of the text, in double precision, words and n-grams each for themselves; then come
+    one addition and one division. So a margin depends on its text alone, and `_kernel.c`, which does the same, gives
+    the same bits. (No fastmath here: it regroups sums.)
+    """
     slots = vocabulary.slots
     mask = np.int64(slots.shape[0] - 1)
-    buckets = np.uint64(max(bucket_weights.size, 1))
+    buckets = np.uint64(max(bucket_weights.shape[0], 1))
     inverse = np.uint64(0xFFFFFFFFFFFFFFFF) // buckets
     partial = np.zeros(word_ngrams, np.uint64)  # running hashes of the n-grams that the next token continues
     eos_hash = _hash(eos, 0, eos.size)
-    starts, stops, hashes = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.uint32)
-    chosen = np.empty(_BLOCK * word_ngrams, np.int64)
-    for document in range(offsets.size - 1):
-        i, end = offsets[document], offsets[document + 1]
-        total, features, open_ngrams, ended = 0.0, 0, 0, False
+    eos_word = np.int64(slots[_find(vocabulary, eos, 0, eos.size, eos_hash), 2] & np.uint64(0xFFFFFFFF)) - 1
+    eos_counts = eos_word < word_weights.shape[0] and (
+        eos_word >= 0 or not _starts_with(eos, 0, eos.size, label_prefix)
+    )
+    block_starts, block_stops = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64)
+    hashes = np.empty(_BLOCK, np.uint32)
+    words = np.empty(_BLOCK + 1, np.int64)
+    chosen = np.empty((_BLOCK + 1) * word_ngrams, np.int64)
+    heads, width = margins.shape[1], word_weights.shape[1]
+    bits = word_weights.view(np.uint32)
+    word_sums, ngram_sums, known = np.empty(heads), np.empty(heads), np.empty(heads, np.int64)
+    for document in range(starts.size):
+        i, end = starts[document], stops[document]
+        open_ngrams, ended, ngrams = 0, False, 0
+        word_sums[:] = 0.0
+        ngram_sums[:] = 0.0
+        known[:] = 0
         while not ended:
             tokens = 0
             while tokens < _BLOCK:
                 start, i, value = _next_token(data, i, end)
                 if start == i:
                     break
-                starts[tokens], stops[tokens], hashes[tokens] = start, i, value
+                block_starts[tokens], block_stops[tokens], hashes[tokens] = start, i, value
                 prefetch(slots, np.int64(value) & mask)
                 tokens += 1
             at_end = tokens < _BLOCK
-            found = 0
+            found, known_words = 0, 0
             for t in range(tokens + at_end):
                 if t < tokens:
-                    value, start, stop = hashes[t], starts[t], stops[t]
+                    value, start, stop = hashes[t], block_starts[t], block_stops[t]
                     slot = _find(vocabulary, data, start, stop, value)
                     ended = value == eos_hash and stop - start == eos.size and _starts_with(data, start, stop, eos)
+                    word = np.int64(slots[slot, 2] & np.uint64(0xFFFFFFFF)) - 1
+                    counts = word < word_weights.shape[0] and (
+                        word >= 0 or not _starts_with(data, start, stop, label_prefix)
+                    )
                 else:
-                    value, ended = eos_hash, True
-                    slot = _find(vocabulary, eos, 0, eos.size, value)
-                word = np.int64(slots[slot, 2] & np.uint64(0xFFFFFFFF)) - 1
-                if word >= 0:
-                    if word >= word_weights.size:
-                        continue
-                    total += word_weights[word]
-                    features += 1
-                elif t < tokens and _starts_with(data, start, stop, label_prefix):
-                    continue
-                token = np.uint64(np.int64(np.int32(value)))
-                for k in range(open_ngrams):
-                    partial[k] = partial[k] * _NGRAM_PRIME + token
-                    # partial[k] % buckets; the estimated quotient is right or one too small
-                    rest = partial[k] - _high_product(partial[k], inverse) * buckets
-                    bucket = np.int64(rest if rest < buckets else rest - buckets)
-                    prefetch(bucket_weights, bucket)
-                    chosen[found] = bucket
-                    found += 1
-                if open_ngrams < word_ngrams - 1:
-                    open_ngrams += 1
-                else:
-                    for k in range(open_ngrams - 1):
-                        partial[k] = partial[k + 1]
-                if open_ngrams > 0:
-                    partial[open_ngrams - 1] = token
+                    value, word, counts, ended = eos_hash, eos_word, eos_counts, True
+                if counts:
+                    if word >= 0:
+                        words[known_words] = word
+                        prefetch(word_weights, word)
+                        known_words += 1
+                    token = np.uint64(np.int64(np.int32(value)))
+                    for k in range(open_ngrams):
+                        partial[k] = partial[k] * _NGRAM_PRIME + token
+                        # partial[k] % buckets; the estimated quotient is right or one too small, as often as not: a
+                        # mask instead of a branch that nothing could foretell
+                        rest = partial[k] - _high_product(partial[k], inverse) * buckets
+                        bucket = np.int64(rest - (buckets & (np.uint64(0) - np.uint64(rest >= buckets))))
+                        prefetch(bucket_weights, bucket)
+                        chosen[found] = bucket
+                        found += 1
+                    if open_ngrams < word_ngrams - 1:
+                        open_ngrams += 1
+                    else:
+                        for k in range(open_ngrams - 1):
+                            partial[k] = partial[k + 1]
+                    if open_ngrams > 0:
+                        partial[open_ngrams - 1] = token
                 if ended:
                     break
-            for k in range(found):
-                total += bucket_weights[chosen[k]]
-            features += found
-        margin = total / features if features > 0 else 0.0
-        margins[document] = margin
-        scores[document] = 1.0 / (1.0 + math.exp(-margin)) + FASTTEXT_LOG_OFFSET
+            if width == 1:
+                total = word_sums[0]
+                for k in range(known_words):
+                    total += word_weights[words[k], 0]
+                word_sums[0] = total
+                known[0] += known_words
+                total = ngram_sums[0]
+                for k in range(found):
+                    total += bucket_weights[chosen[k], 0]
+                ngram_sums[0] = total
+            else:
+                for k in range(known_words):
+                    row = words[k]
+                    for h in range(heads):
+                        word_sums[h] += word_weights[row, h]
+                        known[h] += bits[row, h] != _ABSENT
+                for k in range(found):
+                    row = chosen[k]
+                    for h in range(heads):
+                        ngram_sums[h] += bucket_weights[row, h]
+            ngrams += found
+        for h in range(heads):
+            features = known[h] + ngrams
+            margins[document, h] = (word_sums[h] + ngram_sums[h]) / features if features > 0 else 0.0
 
 
 @jit()
@@ -405,6 +453,59 @@ def collect_kernel(
     return offsets.size - 1
 
 
+class TextPiece(NamedTuple):
+    """Some texts of a column, within one buffer: text i is data[starts[i]:stops[i]], in row rows[i] of the column."""
+
+    data: U8
+    starts: I64
+    stops: I64
+    rows: slice | I64
+
+
+def text_pieces(texts: pa.Array | pa.ChunkedArray) -> Iterator[TextPiece]:
+    """The UTF-8 bytes of a column of texts where Arrow holds them: none is copied, each row comes once, nulls as empty.
+
+    string, large_string, string_view and the binary types, slices and chunks; other types are cast to large_string.
+    """
+    first = 0
+    for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
+        if _is_view(chunk.type):
+            pieces = _view_pieces(chunk, first)
+        else:
+            data, offsets = text_buffers(chunk)
+            pieces = iter([TextPiece(data, offsets[:-1], offsets[1:], slice(first, first + len(chunk)))])
+        nulls = chunk.is_null().to_numpy(zero_copy_only=False) if chunk.null_count else None
+        for piece in pieces:
+            if nulls is None:
+                yield piece
+            else:  # what a null's slot holds is up to its writer
+                rows = piece.rows
+                null = nulls if isinstance(rows, slice) else nulls[rows - first]
+                starts = np.where(null, 0, piece.starts)
+                yield TextPiece(piece.data, starts, np.where(null, 0, piece.stops), rows)
+        first += len(chunk)
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return str(kind) in ("string_view", "binary_view")  # pyarrow 15 has no such types to ask for
+
+
+def _view_pieces(chunk: pa.Array, first: int) -> Iterator[TextPiece]:
+    """A view is 16 bytes: the length; then up to 12 bytes of text, or 4 of them, the number of a buffer, a place."""
+    _, views, *buffers = chunk.buffers()
+    if len(chunk) == 0 or views is None:
+        return
+    view = np.frombuffer(views, np.int32, 4 * len(chunk), 16 * chunk.offset).reshape(-1, 4)
+    valid = ~chunk.is_null().to_numpy(zero_copy_only=False) if chunk.null_count else np.ones(len(chunk), np.bool_)
+    length = np.where(valid, view[:, 0], 0).astype(np.int64)
+    short = length <= 12
+    for number in [-1, *np.unique(view[~short, 2]).tolist()]:
+        rows = np.flatnonzero(short if number < 0 else ~short & (view[:, 2] == number))
+        starts = 16 * (chunk.offset + rows) + 4 if number < 0 else view[rows, 3].astype(np.int64)
+        data = _bytes_of(views if number < 0 else buffers[number])
+        yield TextPiece(data, starts, starts + length[rows], first + rows)
+
+
 def text_buffers(texts: pa.Array | pa.ChunkedArray) -> tuple[U8, I64]:
     """The UTF-8 bytes of a string column and the n + 1 positions of its texts in them; bytes are not copied.
 
@@ -414,19 +515,24 @@ def text_buffers(texts: pa.Array | pa.ChunkedArray) -> tuple[U8, I64]:
         texts = texts.combine_chunks()
     if isinstance(texts, pa.ChunkedArray):  # combine_chunks keeps several chunks where one would overflow its offsets
         texts = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in texts.chunks])
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+    narrow = pa.types.is_string(texts.type) or pa.types.is_binary(texts.type)
+    if not (narrow or pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)):
         texts = texts.cast(pa.large_string())
     _, offsets_buffer, data_buffer = texts.buffers()
-    width = np.int32 if pa.types.is_string(texts.type) else np.int64
+    width = np.int32 if narrow else np.int64
     if len(texts) == 0 or offsets_buffer is None:
         offsets = np.zeros(1, np.int64)
     else:
         item = np.dtype(width).itemsize
         offsets = np.frombuffer(offsets_buffer, width, len(texts) + 1, texts.offset * item).astype(np.int64)
-    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
+    return _bytes_of(data_buffer), offsets
+
+
+def _bytes_of(buffer: pa.Buffer | None) -> U8:
+    data = np.frombuffer(buffer, np.uint8) if buffer is not None else np.zeros(0, np.uint8)
     data = data.view()
     data.flags.writeable = False  # one compiled variant, whether Arrow says that the buffer may be written or not
-    return data, offsets
+    return data
 
 
 def as_bytes(text: str | bytes) -> U8:
