@@ -110,7 +110,7 @@ class RunConfig:
     )
     read: str = option(
         "auto",
-        "how scoring reads documents: spark (works everywhere), files (tasks read the Parquet files themselves: faster) "
+        "how scoring reads documents: spark (works everywhere), files (tasks read the Parquet files: faster) "
         "or auto (files where they lie on the machine that Spark runs on)",
         stages="score",
     )

@@ -67,15 +67,15 @@ def choose_way(tables: Tables, spec: TableSpec, read: str = "auto") -> tuple[str
     """
     if read == "spark":
         return "spark", "--read spark"
-    reason = tables.files_are_not_rows(spec)
     if read == "files":
-        if reason is not None:
-            raise InputError(f"--read files: {spec.name} can't be read by its files: {reason}; use --read auto or spark")
+        if (reason := tables.files_are_not_rows(spec)) is not None:
+            raise InputError(f"--read files: {spec.name} can't be read by its files: {reason}; use --read spark")
         return "files", "--read files"
-    if reason is None and not is_local(tables.root):
-        reason = "the tables aren't on this machine's disk"
-    if reason is None and not is_local_session(tables.spark):
-        reason = "executors on other machines may not see this machine's disk"
+    if not tables.is_catalog and not is_local(tables.root):
+        return "spark", "the tables aren't on this machine's disk"
+    if not is_local_session(tables.spark):
+        return "spark", "executors on other machines may not see this machine's disk"
+    reason = tables.files_are_not_rows(spec)
     return ("files", "the files lie on this machine's disk") if reason is None else ("spark", reason)
 
 
@@ -89,13 +89,17 @@ def list_files(rows: DataFrame, partition_by: Sequence[str] = ()) -> list[DataFi
     """
     where = [F.col("_metadata.file_path").alias("path_"), F.col("_metadata.file_size").alias("bytes_")]
     counted = rows.select(*where, *partition_by).groupBy("path_", "bytes_", *partition_by).count()
-    return sorted(
-        (
-            DataFile(_plain(row["path_"]), row["bytes_"], row["count"], {name: row[name] for name in partition_by})
-            for row in counted.collect()
-        ),
-        key=lambda file: file.path,
+    try:
+        found = counted.collect()
+    except Exception:
+        for path in map(_plain, rows.inputFiles()):  # these Spark takes from the table's log, and opens none
+            _found(path)
+        raise
+    files = (
+        DataFile(_plain(row["path_"]), row["bytes_"], row["count"], {name: row[name] for name in partition_by})
+        for row in found
     )
+    return sorted(files, key=lambda file: file.path)
 
 
 def plan(files: Iterable[DataFile], columns: Sequence[str], *, tasks: int) -> list[list[RowGroups]]:
@@ -232,16 +236,21 @@ def _opened(file: DataFile, modified: int) -> Iterator[pq.ParquetFile]:
 
 def _look(file: DataFile) -> int:
     """When the file was last modified, ns; InputError where it has vanished or has another size than was recorded."""
-    try:
-        store, path = _store(file.path)
-        found = store.get_file_info(path)
-    except OSError as error:
-        raise InputError(f"{file.path} can't be read ({str(error)[:200]}): score with --read spark") from error
-    if found.type == fs.FileType.NotFound:
-        raise InputError(f"{file.path} has vanished; put it back, or import the documents again, and run again")
+    found = _found(file.path)
     if found.size != file.bytes:
         raise InputError(_changed(file))
     return int(found.mtime_ns or 0)
+
+
+def _found(path: str) -> fs.FileInfo:
+    store, place = _store(path)
+    try:
+        found = store.get_file_info(place)
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({str(error)[:200]}): score with --read spark") from error
+    if found.type == fs.FileType.NotFound:
+        raise InputError(f"{path} has vanished; put it back, or import the documents again, and run again")
+    return found
 
 
 def _changed(file: DataFile) -> str:

@@ -600,13 +600,15 @@ def score(run: Run) -> Outcome:
         chunks = {chunk: size for chunk, size in corpus_chunks(run).items() if chunk not in done}
         work.progress.expect(sum(count for count, _ in chunks.values()))
         shared = share(run.spark, model.to_bytes())
-        way, reason = file_scoring.choose_way(tables, DOCUMENTS, config.read) if chunks else (None, "")
-        if way:
+        corpus, way, reason = tables.read(DOCUMENTS), "", ""
+        files: dict[str, list[file_scoring.DataFile]] = {}
+        if chunks:
+            way, reason = file_scoring.choose_way(tables, DOCUMENTS, config.read)
             how = "reads files in the task" if way == "files" else "reads through Spark"
             run.terminal.line(f"  score {how}: {reason}")
-        corpus = tables.read(DOCUMENTS)
-        todo = corpus.where(F.col("chunk").isin(sorted(chunks)))
-        files = _files_by_chunk(file_scoring.list_files(todo, ("chunk",))) if way else {}
+            # Through Spark they are only needed to name one that is gone.
+            if way == "files" or (not tables.is_catalog and is_local(tables.root)):
+                files = _files_by_chunk(file_scoring.list_files(corpus.where(F.col("chunk").isin(*chunks)), ("chunk",)))
         for chunk, (count, _) in sorted(chunks.items()):
             work.progress.batch(count)
             with _files_named(files.get(chunk, [])):
