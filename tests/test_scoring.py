@@ -292,12 +292,12 @@ def test_what_executors_may_not_see_goes_through_spark(
     assert choose_way(Tables(spark, "s3a://bucket/root"), STORED) == ("spark", "the tables aren't on this machine's disk")
     catalog = Tables(spark, "some.schema_")
     assert choose_way(catalog, STORED) == ("spark", "a catalog may filter rows and hide columns")
-    with pytest.raises(InputError, match="--read files: documents can't be read by its files: a catalog may filter"):
+    with pytest.raises(InputError, match="a catalog may filter"):
         choose_way(catalog, STORED, "files")
     monkeypatch.setattr("betr.file_scoring.is_local_session", lambda _: False)
     way, why = choose_way(Tables(spark, str(stored)), STORED)
     assert (way, why) == ("spark", "executors on other machines may not see this machine's disk")
-    with pytest.raises(InputError, match="pyarrow can't read s3a: "):
+    with pytest.raises(InputError, match="can.t read s3a"):
         check_files([DataFile("s3a://bucket/root/file.parquet", 1, 1)])
 
 
@@ -329,7 +329,7 @@ def test_a_file_that_vanishes_or_changes_after_it_was_planned_is_named(
         check_files(files)
     else:
         for look in (check_files, lambda files: plan(files, ("doc_id", "text"), tasks=2)):
-            with pytest.raises(InputError, match=f"{files[1].path} {told}"):
+            with pytest.raises(InputError, match=rf"{files[1].path} {told}"):
                 look(files)
 
 
@@ -339,5 +339,5 @@ def test_a_file_without_a_column_or_with_a_broken_footer_is_named(tmp_path: Path
     with pytest.raises(InputError, match=r"a.parquet has no column 'text'; it has \['doc_id'\]"):
         plan([DataFile(str(file), file.stat().st_size, 1)], ("doc_id", "text"), tasks=1)
     file.write_bytes(b"no parquet")
-    with pytest.raises(InputError, match="a.parquet is cut short or not what its name says"):
+    with pytest.raises(InputError, match=r"a.parquet is cut short or not what its name says"):
         plan([DataFile(str(file), 10, 1)], ("doc_id",), tasks=1)
