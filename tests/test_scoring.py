@@ -297,7 +297,7 @@ def test_what_executors_may_not_see_goes_through_spark(
     monkeypatch.setattr("betr.file_scoring.is_local_session", lambda _: False)
     way, why = choose_way(Tables(spark, str(stored)), STORED)
     assert (way, why) == ("spark", "executors on other machines may not see this machine's disk")
-    with pytest.raises(InputError, match="can.t read s3a"):
+    with pytest.raises(InputError, match="can't read s3a"):
         check_files([DataFile("s3a://bucket/root/file.parquet", 1, 1)])
 
 
