@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -170,6 +171,9 @@ def test_both_ways_of_reading_leave_the_same_scores(
         assert states(pipeline.run_stage("score", config, spark=spark)) == {"score": "done"}
         assert said in capsys.readouterr().err
         assert rows_hash(Tables(spark, tables.root), CORPUS_SCORES) == expected
+        for file in Path(tables.root, CORPUS_SCORES.name).rglob("*.parquet"):
+            rows = [(row["score"], row["doc_id"]) for row in pq.ParquetFile(file).read().to_pylist()]
+            assert rows == sorted(rows)
         # How it was read is no part of what it is.
         again = pipeline.run_stage("score", settings(finished[0], tables=tables.root, read="spark"), spark=spark)
         assert states(again) == {"score": "unchanged"}
