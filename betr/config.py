@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from betr.classifier import TrainingConfig
+from betr.file_scoring import READS
 from betr.filter_rate import LAWS
 from betr.ranking import AGGREGATIONS
 from betr.selection import SelectionConfig
@@ -107,6 +108,12 @@ class RunConfig:
         "draw the sample anew from the corpus as it is now, and train on it (default: new documents are only scored)",
         stages="sample",
     )
+    read: str = option(
+        "auto",
+        "how scoring reads documents: spark (works everywhere), files (tasks read the Parquet files: faster) "
+        "or auto (files where they lie on the machine that Spark runs on)",
+        stages="score",
+    )
     keep: float | None = option(None, "share of the corpus's tokens to keep, in (0, 1]; default 0.1", stages="select")
     tokens: int | None = option(None, "tokens to keep", stages="select")
     flops: float | None = option(None, "training compute C in FLOPs: the paper's law gives the share", stages="select")
@@ -135,6 +142,8 @@ class RunConfig:
             self.per_benchmark.isdigit() and int(self.per_benchmark) > 0
         ):
             raise InputError(f"--per-benchmark must be a number above 0, 'equal' or 'all'; got {self.per_benchmark!r}")
+        if self.read not in READS:
+            raise InputError(f"--read must be one of {', '.join(READS)}; got {self.read!r}")
         for name in ("wave_rows", "chunk_bytes", "max_bytes"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)!r}")

@@ -148,20 +148,28 @@ def score_documents(
     `documents` has doc_id and text; `classifier` shares `FoldedClassifier.to_bytes()`. A row depends on its text alone:
     no partitioning and no batch size changes it.
     """
-    passed = ["doc_id", *keep]
-    result = StructType(
-        [documents.schema["doc_id"], StructField("score", DoubleType()), StructField("tokens", LongType())]
-        + [documents.schema[name] for name in keep]
+    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from score_batches(batches, classifier=classifier, tokens=tokens, keep=keep)
+
+    return documents.select("doc_id", *keep, "text").mapInArrow(score, scored_schema(documents.schema, keep))
+
+
+def scored_schema(documents: StructType, keep: Sequence[str] = ()) -> StructType:
+    """Columns and types of scored documents."""
+    return StructType(
+        [documents["doc_id"], StructField("score", DoubleType()), StructField("tokens", LongType())]
+        + [documents[name] for name in keep]
     )
 
-    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        model = _classifier(classifier.value)
-        for batch in batches:
-            texts = batch.column("text")
-            columns = [batch.column(name) for name in passed]
-            yield pa.RecordBatch.from_arrays(
-                [columns[0], model.score_array(texts), tokens.count(texts), *columns[1:]],
-                ["doc_id", "score", "tokens", *keep],
-            )
 
-    return documents.select(*passed, "text").mapInArrow(score, result)
+def score_batches(
+    batches: Iterable[pa.RecordBatch], *, classifier: Shared[bytes], tokens: TokenCounter, keep: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """doc_id, score, tokens and `keep` for batches that have doc_id, text and `keep`: what both ways of reading do."""
+    model = _classifier(classifier.value)
+    for batch in batches:
+        texts = batch.column("text")
+        yield pa.RecordBatch.from_arrays(
+            [batch.column("doc_id"), model.score_array(texts), tokens.count(texts), *map(batch.column, keep)],
+            ["doc_id", "score", "tokens", *keep],
+        )

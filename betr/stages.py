@@ -11,6 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from betr import benchmarks, classifier, ranking, scoring, selection
+from betr import benchmarks, classifier, file_scoring, ranking, scoring, selection
 from betr.config import PAPER_SAMPLE
 from betr.run import Outcome, Run, Work
 from betr.tables import (
@@ -582,7 +583,7 @@ def load_trained(run: Run, trained: Outcome) -> classifier.FoldedClassifier:
 
 def score(run: Run) -> Outcome:
     """Score every document that this classifier hasn't scored yet (3.4), chunk by chunk; each chunk is one commit."""
-    tables = run.tables
+    config, tables = run.config, run.tables
     trained = run.needs("train")
     key = content_id("score", trained.key, corpus_key(run))
     if (earlier := run.result("score", key)) is not None:
@@ -599,18 +600,37 @@ def score(run: Run) -> Outcome:
         chunks = {chunk: size for chunk, size in corpus_chunks(run).items() if chunk not in done}
         work.progress.expect(sum(count for count, _ in chunks.values()))
         shared = share(run.spark, model.to_bytes())
+        corpus, way, reason = tables.read(DOCUMENTS), "", ""
+        files: dict[str, list[file_scoring.DataFile]] = {}
+        if chunks:
+            way, reason = file_scoring.choose_way(tables, DOCUMENTS, config.read)
+            how = "reads files in the task" if way == "files" else "reads through Spark"
+            run.terminal.line(f"  score {how}: {reason}")
+            # Through Spark they are only needed to name one that is gone.
+            if way == "files" or (not tables.is_catalog and is_local(tables.root)):
+                files = _files_by_chunk(file_scoring.list_files(corpus.where(F.col("chunk").isin(*chunks)), ("chunk",)))
         for chunk, (count, _) in sorted(chunks.items()):
             work.progress.batch(count)
-            documents = tables.read(DOCUMENTS).where(F.col("chunk") == chunk)
-            scores = scoring.score_documents(documents, classifier=shared, tokens=counter, keep=("chunk", "source"))
-            # Sorted by score, so that a cut skips the row groups below it.
-            scores = scores.sortWithinPartitions("score", "doc_id")
-            tables.replace(
-                CORPUS_SCORES,
-                scores.withColumn("classifier_id", F.lit(trained.key)),
-                where={"classifier_id": trained.key, "chunk": chunk},
-                keys=documents.select("doc_id", F.lit(trained.key).alias("classifier_id")),
-            )
+            with _files_named(files.get(chunk, [])):
+                if way == "files":
+                    shares = file_scoring.plan(
+                        files.get(chunk, []), ("doc_id", "source", "text"), tasks=default_parallelism(run.spark)
+                    )
+                    scores = file_scoring.score_files(
+                        run.spark, shares, corpus.schema, classifier=shared, tokens=counter, keep=("source",)
+                    )
+                else:
+                    documents = corpus.where(F.col("chunk") == chunk)
+                    scores = scoring.score_documents(documents, classifier=shared, tokens=counter, keep=("source",))
+                # Sorted by score, so that a cut skips the row groups below it.
+                scores = scores.sortWithinPartitions("score", "doc_id")
+                tables.replace(
+                    CORPUS_SCORES,
+                    # What a chunk has in common needn't travel to Python and back.
+                    scores.withColumns({"classifier_id": F.lit(trained.key), "chunk": F.lit(chunk)}),
+                    where={"classifier_id": trained.key, "chunk": chunk},
+                    keys_are_unique=True,  # the documents' key is, and scoring keeps every row
+                )
             work.progress.advance(count)
             work.rows_out += count
         release(shared)
@@ -624,8 +644,29 @@ def score(run: Run) -> Outcome:
             "corpus": corpus_key(run),
             "documents": totals["n"],
             "tokens": totals["t"],
+            "read": way,
+            "read_because": reason,
         }
     return run.needs("score")
+
+
+def _files_by_chunk(files: list[file_scoring.DataFile]) -> dict[str, list[file_scoring.DataFile]]:
+    by_chunk: dict[str, list[file_scoring.DataFile]] = {}
+    for file in files:
+        by_chunk.setdefault(file.partition["chunk"], []).append(file)
+    return by_chunk
+
+
+@contextmanager
+def _files_named(files: list[file_scoring.DataFile]) -> Iterator[None]:
+    """However a chunk is read: where it fails because a file of it has vanished or changed, say which."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception:
+        file_scoring.check_files(files)
+        raise
 
 
 # -- select ------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ RUNTIME_CONF = {
     "spark.sql.execution.arrow.pythonUDF.columnarInput.enabled": "false",
     # Batches by bytes: four thousand documents of 10 MB would not fit into a worker.
     "spark.sql.execution.arrow.maxBytesPerBatch": str(64 * 2**20),
+    # A row group is what one task reads: Parquet's own 128 MB leave a chunk of the corpus with two, of unequal size.
+    "parquet.block.size": str(16 * 2**20),
 }
 
 

@@ -24,6 +24,12 @@ from pyspark.sql.types import StructType
 
 from curation.errors import InputError, SchemaError, TablesBusyError
 
+# Features of a Delta table that leave its data files what they seem: each row of a file is a row of the table.
+HARMLESS_FEATURES = {
+    *("appendOnly", "allowColumnDefaults", "changeDataFeed", "checkConstraints", "checkpointProtection", "clustering"),
+    *("domainMetadata", "generatedColumns", "identityColumns", "inCommitTimestamp", "invariants", "rowTracking"),
+    *("v2Checkpoint", "vacuumProtocolCheck"),
+}
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 
@@ -132,6 +138,26 @@ class Tables:
             "version", "timestamp", "operation", "userMetadata"
         )
         return [{**row.asDict(), "userMetadata": json.loads(row["userMetadata"] or "{}")} for row in rows.collect()]
+
+    def files_are_not_rows(self, spec: TableSpec) -> str | None:
+        """Why the rows of the table's Parquet files aren't the table's rows; None where they are.
+
+        A table keeps what it was ever given: a feature that is off now may still mark files of before.
+        """
+        if self.is_catalog:
+            return "a catalog may filter rows and hide columns"
+        row = self.spark.sql(f"DESCRIBE DETAIL {self.location(spec)}").first()
+        assert row is not None
+        mode = (row["properties"] or {}).get("delta.columnMapping.mode", "none")
+        features = set(row["tableFeatures"] or ())
+        if "deletionVectors" in features:
+            return "it may have deletion vectors"
+        if mode != "none":
+            return f"its columns are mapped by {mode}"
+        # Reader version 2 is column mapping, and the mode says that there is none.
+        if unknown := sorted(features - HARMLESS_FEATURES - {"columnMapping"}):
+            return f"it has the table feature {unknown[0]}"
+        return None
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from betr import pipeline
+from betr import file_scoring, pipeline
 from betr.tables import (
     CORPUS_SAMPLE,
     CORPUS_SCORES,
@@ -145,6 +146,62 @@ def test_single_stages_on_files_in_another_order_and_partitioning_give_the_same_
         assert rows_hash(ours, spec, leave_out=frozenset(names)) == rows_hash(
             theirs, spec, leave_out=frozenset(names)
         ), spec.name
+
+
+def unscored(house: Path, spark: SparkSession) -> Tables:
+    """The house as if `score` had never run."""
+    tables = Tables(spark, str(house / "tables"))
+    spark.sql(f"DELETE FROM {tables.location(STAGE_RUNS)} WHERE stage = 'score'")
+    tables.drop(CORPUS_SCORES)
+    return Tables(spark, tables.root)
+
+
+@pytest.mark.connect
+def test_both_ways_of_reading_leave_the_same_scores(
+    house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = rows_hash(Tables(spark, str(finished[0] / "tables")), CORPUS_SCORES)
+    for read, said in (
+        ("spark", "score reads through Spark: --read spark"),
+        ("files", "score reads files in the task: --read files"),
+        ("auto", "score reads files in the task: the files lie on this machine's disk"),
+    ):
+        tables = unscored(house, spark)
+        config = settings(finished[0], tables=tables.root, read=read)
+        assert states(pipeline.run_stage("score", config, spark=spark)) == {"score": "done"}
+        assert said in capsys.readouterr().err
+        assert rows_hash(Tables(spark, tables.root), CORPUS_SCORES) == expected
+        for file in Path(tables.root, CORPUS_SCORES.name).rglob("*.parquet"):
+            rows = [(row["score"], row["doc_id"]) for row in pq.ParquetFile(file).read().to_pylist()]
+            assert rows == sorted(rows)
+        # How it was read is no part of what it is.
+        again = pipeline.run_stage("score", settings(finished[0], tables=tables.root, read="spark"), spark=spark)
+        assert states(again) == {"score": "unchanged"}
+        outcome = tables.read(STAGE_RUNS).where("stage = 'score' AND state = 'done'").first()
+        assert outcome is not None and f'"read": "{"spark" if read == "spark" else "files"}"' in outcome["outcome"]
+
+
+@pytest.mark.parametrize("read", ["spark", "files"])
+@pytest.mark.parametrize("told", ["vanished", "changed"])
+def test_a_corpus_file_that_is_gone_is_named_and_its_chunk_not_committed(
+    house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession, read: str, told: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tables = unscored(house, spark)
+    (last, *_) = sorted((house / "tables" / "documents").glob("chunk=*/*.parquet"), reverse=True)
+    find = file_scoring.list_files
+
+    def befall(*arguments: Any) -> list[file_scoring.DataFile]:
+        found = find(*arguments)
+        last.with_name(f".{last.name}.crc").unlink(missing_ok=True)
+        last.write_bytes(last.read_bytes()[:-100]) if told == "changed" else last.unlink()
+        return found
+
+    monkeypatch.setattr(file_scoring, "list_files", befall)
+    with pytest.raises(InputError, match=f"{last.name} has {told}"):
+        pipeline.run_stage("score", settings(finished[0], tables=tables.root, read=read), spark=spark)
+    chunks = {row["chunk"] for row in Tables(spark, tables.root).read(CORPUS_SCORES).select("chunk").collect()}
+    assert chunks and last.parent.name.removeprefix("chunk=") not in chunks
 
 
 def test_going_back_to_an_earlier_setting_makes_it_current_again(

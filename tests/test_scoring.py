@@ -1,12 +1,15 @@
 """Scoring a frame: the same numbers as the classifier alone, however the rows are cut."""
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import floor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +17,11 @@ from pyspark.sql import DataFrame, SparkSession
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from betr.classifier import FoldedClassifier, TrainingConfig, train_classifier
+from betr.file_scoring import DataFile, check_files, choose_way, cut_batch, list_files, plan, score_files
 from betr.scoring import BytesPerToken, ExactTokens, calibrate_bytes_per_token, score_documents
-from curation.errors import InputError
+from curation.errors import InputError, input_errors
 from curation.session import share
+from curation.tables import Tables, TableSpec
 
 TEXTS = [
     "the task text",
@@ -144,3 +149,195 @@ def test_an_unreadable_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="definition can't be read"):
         ExactTokens.load(str(tmp_path))
+
+
+# -- files in the task -------------------------------------------------------------------------------------------------
+
+CHUNKS = ("c 0%", "c1/ü", "c2")
+STORED = TableSpec(
+    "documents",
+    key=("doc_id",),
+    schema="doc_id string, text string, source string, metadata map<string,string>, bytes int, chunk string",
+    partition_by=("chunk",),
+)
+KEPT = ("chunk", "source", "metadata", "bytes")
+
+
+@pytest.fixture(scope="module")
+def stored(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Delta table: three partitions of two files, each of several row groups; nulls in all columns but the key."""
+    root = tmp_path_factory.mktemp("stored")
+    rows = [
+        (f"d{i:03}", text, None if i % 5 == 0 else f"s{i % 2}", {"k": str(i)} if i % 4 else None, i if i % 3 else None)
+        for i, text in enumerate(TEXTS * 2)
+    ]
+    frame = spark.createDataFrame(
+        [(*row, CHUNKS[i % 3]) for i, row in enumerate(rows)], STORED.schema
+    )
+    Tables(spark, str(root)).append(STORED, frame.repartition(2), keys_are_unique=True)
+    for file in sorted((root / "documents").glob("chunk=*/*.parquet")):
+        pq.write_table(pq.ParquetFile(file).read(), root / "file", row_group_size=7)
+        shutil.move(root / "file", file)
+    # The log must know the files as they are now.
+    shutil.rmtree(root / "documents" / "_delta_log")
+    for sums in (root / "documents").rglob("*.crc"):
+        sums.unlink()
+    spark.sql(f"CONVERT TO DELTA parquet.`{root}/documents` PARTITIONED BY (chunk string)")
+    return root
+
+
+@pytest.fixture
+def own(stored: Path, tmp_path: Path) -> Path:
+    """A copy of `stored` to change."""
+    return Path(shutil.copytree(stored, tmp_path / "own"))
+
+
+def scored_by_files(
+    spark: SparkSession, frame: DataFrame, classifier: FoldedClassifier, *, tasks: int = 2, batch_bytes: int = 2**23
+) -> DataFrame:
+    shares = plan(list_files(frame, ("chunk",)), ("doc_id", "text", *KEPT), tasks=tasks)
+    return score_files(
+        spark, shares, frame.schema, classifier=share(spark, classifier.to_bytes()), tokens=BytesPerToken(3.7),
+        keep=KEPT, batch_bytes=batch_bytes,
+    )  # fmt: skip
+
+
+def settled(frame: DataFrame) -> list[str]:
+    return sorted(map(repr, frame.collect()))
+
+
+@pytest.mark.connect
+def test_files_in_the_task_give_the_rows_that_spark_gives(
+    spark: SparkSession, stored: Path, classifier: FoldedClassifier
+) -> None:
+    documents = Tables(spark, str(stored)).read(STORED)
+    for frame in (documents, documents.where(documents.chunk == CHUNKS[1])):
+        through = score_documents(
+            frame, classifier=share(spark, classifier.to_bytes()), tokens=BytesPerToken(3.7), keep=KEPT
+        )
+        expected = settled(through)
+        assert len(expected) in (132, 44)
+        for tasks, batch_bytes in ((1, 1), (2, 40), (50, 2**23)):
+            scored = scored_by_files(spark, frame, classifier, tasks=tasks, batch_bytes=batch_bytes)
+            assert scored.schema == through.schema
+            assert settled(scored) == expected, (tasks, batch_bytes)
+
+
+def test_row_groups_are_shared_out_whole_and_evenly(spark: SparkSession, stored: Path) -> None:
+    files = list_files(Tables(spark, str(stored)).read(STORED), ("chunk",))
+    assert sum(file.rows for file in files) == 132 and {file.partition["chunk"] for file in files} == set(CHUNKS)
+    groups = {(file.path, n) for file in files for n in range(-(-file.rows // 7))}
+    for tasks in (1, 3, 1000):
+        shares = plan(files, ("doc_id", "text"), tasks=tasks)
+        assert len(shares) == min(tasks, len(groups))
+        assert sorted((u.file.path, n) for share in shares for u in share for n in u.groups) == sorted(groups)
+        loads = [sum(u.bytes for u in share) for share in shares]
+        assert max(loads) - min(loads) <= max(u.bytes / len(u.groups) for share in shares for u in share) * 2
+    assert plan([], ("doc_id", "text"), tasks=4) == []
+
+
+@given(texts=st.lists(st.one_of(st.none(), st.text(max_size=9))), limit=st.integers(1, 30))
+def test_a_batch_is_cut_by_bytes_and_loses_nothing(texts: list[str | None], limit: int) -> None:
+    batch = pa.record_batch({"text": pa.array(texts, pa.string()), "i": pa.array(range(len(texts)), pa.int64())})
+    parts = list(cut_batch(batch, limit))
+    assert [row for part in parts for row in part.to_pylist()] == batch.to_pylist()
+    for part in parts:
+        assert len(part) == 1 or sum(len((t or "").encode()) for t in part["text"].to_pylist()) <= limit
+    assert all(map(len, parts))
+
+
+@pytest.mark.connect
+def test_a_pinned_version_reads_the_files_that_it_had(
+    spark: SparkSession, own: Path, classifier: FoldedClassifier
+) -> None:
+    tables = Tables(spark, str(own))
+    version = tables.version(STORED)
+    before = settled(scored_by_files(spark, tables.read(STORED), classifier))
+    tables.replace(STORED, tables.read(STORED).limit(3), where="true", keys_are_unique=True)
+    assert len(settled(scored_by_files(spark, tables.read(STORED), classifier))) == 3
+    assert settled(scored_by_files(spark, tables.read(STORED, version), classifier)) == before
+
+
+@pytest.mark.connect
+def test_deletion_vectors_and_mapped_columns_go_through_spark_and_say_so(spark: SparkSession, own: Path) -> None:
+    tables = Tables(spark, str(own))
+    name = tables.location(STORED)
+    assert choose_way(tables, STORED) == ("files", "the files lie on this machine's disk")
+    assert choose_way(tables, STORED, "files") == ("files", "--read files")
+    assert choose_way(tables, STORED, "spark") == ("spark", "--read spark")
+
+    shutil.copytree(own / "documents", own / "mapped")
+    mapped = TableSpec("mapped", STORED.key, STORED.schema, STORED.partition_by)
+    spark.sql(
+        f"ALTER TABLE {tables.location(mapped)} SET TBLPROPERTIES "
+        "('delta.columnMapping.mode' = 'name', 'delta.minReaderVersion' = '2', 'delta.minWriterVersion' = '5')"
+    )
+    assert choose_way(tables, mapped) == ("spark", "its columns are mapped by name")
+
+    spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES (delta.enableDeletionVectors = true)")
+    spark.sql(f"DELETE FROM {name} WHERE doc_id = 'd006'")
+    assert list((own / "documents").rglob("deletion_vector*.bin"))
+    assert choose_way(tables, STORED) == ("spark", "it may have deletion vectors")
+    with pytest.raises(InputError, match="documents can't be read by its files: it may have deletion vectors; use"):
+        choose_way(tables, STORED, "files")
+    # Even if a table kept quiet about them: the rows of its files are more than it counts.
+    tables = Tables(spark, str(own))
+    with pytest.raises(InputError, match=r"holds \d+ rows, of which the table counts \d+: score with --read spark"):
+        plan(list_files(tables.read(STORED), ("chunk",)), ("doc_id", "text"), tasks=1)
+
+
+def test_what_executors_may_not_see_goes_through_spark(
+    spark: SparkSession, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choose_way(Tables(spark, "s3a://bucket/root"), STORED) == ("spark", "the tables aren't on this machine's disk")
+    catalog = Tables(spark, "some.schema_")
+    assert choose_way(catalog, STORED) == ("spark", "a catalog may filter rows and hide columns")
+    with pytest.raises(InputError, match="a catalog may filter"):
+        choose_way(catalog, STORED, "files")
+    monkeypatch.setattr("betr.file_scoring.is_local_session", lambda _: False)
+    way, why = choose_way(Tables(spark, str(stored)), STORED)
+    assert (way, why) == ("spark", "executors on other machines may not see this machine's disk")
+    with pytest.raises(InputError, match="can't read s3a"):
+        check_files([DataFile("s3a://bucket/root/file.parquet", 1, 1)])
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def grow(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"x")
+
+
+def rewrite(file: Path) -> None:
+    file.write_bytes(file.read_bytes())
+    os.utime(file, ns=(0, 0))
+
+
+@pytest.mark.connect
+@pytest.mark.parametrize(("befalls", "told"), [(remove, "has vanished"), (grow, "has changed"), (rewrite, "has changed")])
+def test_a_file_that_vanishes_or_changes_after_it_was_planned_is_named(
+    spark: SparkSession, own: Path, classifier: FoldedClassifier, befalls: Callable[[Path], None], told: str
+) -> None:
+    documents = Tables(spark, str(own)).read(STORED)
+    files = list_files(documents, ("chunk",))
+    scored = scored_by_files(spark, documents, classifier)
+    befalls(Path(files[1].path))
+    with pytest.raises(InputError, match=rf"{files[1].path} {told}.*and run again$"), input_errors():
+        scored.collect()
+    if befalls is rewrite:  # the same size: only who saw it before can tell
+        check_files(files)
+    else:
+        for look in (check_files, lambda files: plan(files, ("doc_id", "text"), tasks=2)):
+            with pytest.raises(InputError, match=rf"{files[1].path} {told}"):
+                look(files)
+
+
+def test_a_file_without_a_column_or_with_a_broken_footer_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"doc_id": ["a"]}), file)
+    with pytest.raises(InputError, match=r"a.parquet has no column 'text'; it has \['doc_id'\]"):
+        plan([DataFile(str(file), file.stat().st_size, 1)], ("doc_id", "text"), tasks=1)
+    file.write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=r"a.parquet is cut short or not what its name says"):
+        plan([DataFile(str(file), 10, 1)], ("doc_id",), tasks=1)
