@@ -97,8 +97,9 @@ def _batches(ours: Any, texts: list[str], where: str) -> list[dict[str, Any]]:
     rows = sorted(ours._tokens(texts), key=lambda row: len(row["input_ids"]), reverse=True)
     batches, start = [], 0
     while start < len(rows):
-        size = max(1, ours._batch_tokens // len(rows[start]["input_ids"]))
-        batch = ours._tokenizer.pad(rows[start : start + size], return_attention_mask=True, return_tensors="pt")
-        batches.append({name: tensor.to(where) for name, tensor in batch.items()})
+        longest = len(rows[start]["input_ids"])
+        size = ours._batch_size(longest)
+        batch = ours._padded(rows[start : start + size], longest)
+        batches.append({name: torch.from_numpy(matrix).to(where) for name, matrix in batch.items()})
         start += size
     return batches

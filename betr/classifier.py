@@ -115,11 +115,11 @@ class FoldedClassifier:
         """Labels that lack the prefix: known by name only."""
         return [name.encode() for name in self.labels if not name.startswith(self.features.label_prefix)]
 
-    def margins(self, texts: pa.Array | pa.ChunkedArray) -> F64:
+    def margins(self, texts: pa.Array | pa.ChunkedArray, *, kernel: str | None = None) -> F64:
         """The mean weight of each text's features: the log-odds of positive; float64 [n]. A null counts as an empty
-        text.
+        text. kernel: one of `available_kernels()`, the one in use if not given.
         """
-        return text_margins(self._weights, texts)[:, 0]
+        return text_margins(self._weights, texts, kernel=kernel)[:, 0]
 
     def score(self, texts: pa.Array | pa.ChunkedArray) -> F64:
         """What official fastText reports as the probability of positive, to 1e-6: sigmoid(margin) + 1e-5; float64 [n].

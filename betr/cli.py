@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from betr import pipeline, show
+from betr import doctor, pipeline, show
 from betr.config import RunConfig
 from curation.command import base_parser, config_parser, open_session, read_config, run_command
 from curation.progress import Terminal
@@ -53,10 +53,15 @@ def build_parser() -> ArgumentParser:
     show_ = base_parser(RunConfig)
     show_.add_argument("view", type=str, nargs="?", default="summary", choices=VIEWS, help="what to show")
     commands.add_subcommand("show", show_, help="runs, selections, classifiers, tables, rejected rows")
+
+    doctor_ = base_parser(RunConfig)
+    commands.add_subcommand("doctor", doctor_, help="check this machine, its Spark session, executors and kernel")
     return parser
 
 
 def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
+    if command == "doctor":
+        return doctor.examine(lambda: open_session(arguments), tables=arguments.tables, terminal=terminal)
     config = read_config(RunConfig, arguments)
     spark = open_session(arguments)
     if command == "run":

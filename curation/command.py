@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 from jsonargparse import ArgumentParser, Namespace
 from pyspark.sql import SparkSession
 
-from curation.errors import InputError, explain
+from curation.errors import ChecksFailedError, InputError, explain
 from curation.progress import Terminal
 from curation.session import cancel_jobs, get_session, interrupts_raise
 
@@ -128,6 +128,8 @@ def run_command(
         if error.__cause__ is not None and os.environ.get("BETR_DEBUG"):
             raise  # Spark's own error lies behind the sentence
         terminal.line(f"{program} {command}: {error}")
+        if chosen.json and isinstance(error, ChecksFailedError):
+            print(json.dumps(error.result, default=str), flush=True)
         return 1
     except KeyboardInterrupt:
         _stop_spark()

@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -32,6 +33,7 @@ from curation.tables import TableSpec
 
 Kind = Literal["query", "document"]
 Vectors = npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.int32]
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # Part of every encoder_id: raise it when a change here changes vectors.
@@ -41,6 +43,7 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 16_384
 # Text that is sorted into buckets at once: a few thousand documents fill hundreds of batches, in bounded memory.
 CPU_WINDOW, GPU_WINDOW = 4 << 20, 64 << 20
 CHARACTERS_PER_TOKEN = 8
+TOKENISED_AT_ONCE = 1024  # texts
 OUTPUT_ROWS = 4096
 
 SAMPLE_EMBEDDINGS = TableSpec(
@@ -65,7 +68,7 @@ class EncoderConfig:
     precision: of weights and arithmetic. `auto` is decided once, by resolve_encoder on the driver: half precision where
         that machine has a GPU or fast bfloat16 (AMX, AVX512-BF16), else float32. Executors compute in exactly that.
     max_tokens: tokens of a text that are read; None for what the model says.
-    batch_tokens: tokens in one forward pass; None for 512 on a CPU and 16,384 on a GPU.
+    batch_tokens: tokens in one forward pass; None for 512 on a CPU and 16,384 on a GPU; halved once if too large.
     """
 
     model: str
@@ -540,35 +543,40 @@ class SentenceTransformerEncode:
         if self._tokenizer is not None:
             # Padded behind, each token has the position that it has in the text alone; pooling reads the mask.
             self._tokenizer.padding_side = "right"
-        on_gpu = model.device.type != "cpu"
-        self._batch_tokens = encoder.batch_tokens or (GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS)
-        self._may_halve = on_gpu
+        self._on_gpu = model.device.type != "cpu"
+        self._batch_tokens = encoder.batch_tokens or (GPU_BATCH_TOKENS if self._on_gpu else CPU_BATCH_TOKENS)
+        self._may_halve = True
         said = getattr(model, "max_seq_length", None) or 512
         self._max_tokens = encoder.max_tokens or (said if said < 10**6 else 512)  # tokenizers without a limit say 1e30
         self._skips_prompt = any(getattr(module, "include_prompt", True) is False for module in model)
 
     def encode(self, texts: list[str], kind: Kind) -> Vectors:
-        """Unit vectors of the texts; the same for a text whatever stands beside it."""
+        """Unit vectors of the texts; the same for a text whatever stands beside it.
+
+        Where a batch needs more memory than there is, batches are halved, once, and all goes on.
+        """
         if not texts:
             return np.empty((0, self._encoder.dimension), np.float32)
         prompt = self._encoder.prompt(kind)
         if self._tokenizer is None:
             return _unit(np.stack([self._one(text, prompt, kind) for text in texts]))
-        rows = self._tokens([prompt + text for text in texts] if prompt else texts)
         extra = {"prompt_length": self._prompt_length(prompt)} if prompt and self._skips_prompt else {}
-        import torch
-
         try:
-            return _unit(self._run(rows, extra))
-        except torch.cuda.OutOfMemoryError:
+            return _unit(self._run(texts, prompt, extra))
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
             if not self._may_halve:
                 raise InputError(
-                    f"embedding: {self._batch_tokens} tokens of {self._encoder.encoder_id} don't fit into the GPU's "
-                    "memory; set batch_tokens lower"
+                    f"embedding: {self._batch_tokens} tokens of {self._encoder.encoder_id} don't fit into the memory "
+                    f"of {self._model.device}, nor did twice as many; shorten texts with max_tokens, or run fewer tasks"
                 ) from None
         self._may_halve = False
         self._batch_tokens = max(1, self._batch_tokens // 2)
-        torch.cuda.empty_cache()
+        if self._on_gpu:
+            import torch
+
+            torch.cuda.empty_cache()
         return self.encode(texts, kind)
 
     def _text_tokenizer(self) -> Any:
@@ -577,56 +585,114 @@ class SentenceTransformerEncode:
         is_plain = type(first).__name__ == "Transformer" and "message" not in getattr(first, "modality_config", {})
         return self._model.tokenizer if is_plain and hasattr(self._model.tokenizer, "pad") else None
 
-    def _tokens(self, texts: list[str]) -> list[dict[str, list[int]]]:
+    def _tokens(self, texts: list[str]) -> list[dict[str, Tokens]]:
         """Token ids of each text, cut to what the model reads.
 
         A tokenizer would read the whole of a long text for its first few hundred tokens, so it gets the beginning, up
         to white space (tokens don't cross it): enough if that fills the model, else it gets eight times as much.
         """
-        found: list[dict[str, list[int]]] = [{}] * len(texts)
+        found: list[dict[str, Tokens]] = [{}] * len(texts)
         wanted, characters = list(range(len(texts))), CHARACTERS_PER_TOKEN * self._max_tokens
         while wanted:
             beginnings = [_beginning(texts[i], characters) for i in wanted]
             columns = self._tokenizer(
                 beginnings, truncation=True, max_length=self._max_tokens, return_attention_mask=False
             )
+            names = [name for name in ("input_ids", "token_type_ids") if name in columns]
             unfilled = []
             for at, (i, beginning) in enumerate(zip(wanted, beginnings, strict=True)):
-                found[i] = {name: columns[name][at] for name in ("input_ids", "token_type_ids") if name in columns}
+                found[i] = {name: np.asarray(columns[name][at], np.int32) for name in names}
                 if len(beginning) < len(texts[i]) and len(found[i]["input_ids"]) < self._max_tokens:
                     unfilled.append(i)
             wanted, characters = unfilled, characters * 8
         return found
 
-    def _run(self, rows: list[dict[str, list[int]]], extra: dict[str, int]) -> Vectors:
-        lengths = np.array([len(row["input_ids"]) for row in rows])
-        buckets = np.minimum([bucket(int(n)) for n in lengths], self._max_tokens)
-        # transformers drops an attention mask that hides nothing and takes another kernel: texts that fill their bucket
-        # never share a batch with those that don't.
-        is_full = lengths == buckets
-        vectors = np.empty((len(rows), self._encoder.dimension), np.float32)
-        for length, full in sorted(set(zip(buckets.tolist(), is_full.tolist(), strict=True)), reverse=True):
-            members = np.flatnonzero((buckets == length) & (is_full == full))
-            size = max(1, self._batch_tokens // length)
-            for start in range(0, len(members), size):
-                chosen = members[start : start + size]
-                # The last batch of a bucket is filled up with a text it has: one shape, the same arithmetic.
-                batch = [rows[i] for i in chosen] + [rows[chosen[0]]] * (size - len(chosen))
-                vectors[chosen] = self._forward(batch, length, extra)[: len(chosen)]
-        return vectors
-
-    def _forward(self, batch: list[dict[str, list[int]]], length: int, extra: dict[str, int]) -> Vectors:
+    def _run(self, texts: list[str], prompt: str, extra: dict[str, int]) -> Vectors:
+        """The model's vectors, in the order of the texts: a batch runs as soon as its bucket has enough for one."""
         import torch
 
-        features = self._tokenizer.pad(
-            batch, padding="max_length", max_length=length, return_attention_mask=True, return_tensors="pt"
-        )
-        features = {name: tensor.to(self._model.device) for name, tensor in features.items()}
+        waiting: dict[tuple[int, bool], list[int]] = {}
+        rows: dict[int, dict[str, Tokens]] = {}
+        found, order = [], []
+
+        def run(members: list[int], length: int) -> None:
+            # The last batch of a bucket is filled up with a text it has: one shape, the same arithmetic.
+            filler = [rows[members[0]]] * (self._batch_size(length) - len(members))
+            vectors = self._forward([rows[i] for i in members] + filler, length, extra)
+            found.append(vectors[: len(members)])
+            order.extend(members)
+            for i in members:
+                del rows[i]
+
+        for start, tokenised in self._tokenised(texts, prompt):
+            for i, row in enumerate(tokenised, start):
+                tokens = len(row["input_ids"])
+                length = min(bucket(tokens), self._max_tokens)
+                # transformers drops an attention mask that hides nothing and takes another kernel: texts that fill
+                # their bucket never share a batch with those that don't.
+                members = waiting.setdefault((length, tokens == length), [])
+                rows[i] = row
+                members.append(i)
+                if len(members) == self._batch_size(length):
+                    run(members, length)
+                    members.clear()
+        for (length, _), members in waiting.items():
+            if members:
+                run(members, length)
+        vectors = np.empty((len(texts), self._encoder.dimension), np.float32)
+        vectors[order] = torch.cat(found).cpu().numpy()  # until here a GPU computes while the next batch is prepared
+        return vectors
+
+    def _batch_size(self, length: int) -> int:
+        return max(1, self._batch_tokens // length)
+
+    def _tokenised(self, texts: list[str], prompt: str) -> Iterator[tuple[int, list[dict[str, Tokens]]]]:
+        """(index of the first, token ids) piece by piece; on a GPU machine the next piece while the device computes.
+
+        On a CPU a task has one core, and a second thread would only take turns with the first.
+        """
+        pieces = range(0, len(texts), TOKENISED_AT_ONCE)
+
+        def tokens(start: int) -> list[dict[str, Tokens]]:
+            return self._tokens([prompt + text for text in texts[start : start + TOKENISED_AT_ONCE]])
+
+        if not self._on_gpu:
+            yield from ((start, tokens(start)) for start in pieces)
+            return
+        with ThreadPoolExecutor(1, "tokeniser") as pool:
+            ahead = [pool.submit(tokens, start) for start in pieces[:2]]
+            for n, start in enumerate(pieces):
+                ready = ahead.pop(0).result()
+                if n + 2 < len(pieces):
+                    ahead.append(pool.submit(tokens, pieces[n + 2]))
+                yield start, ready
+
+    def _forward(self, batch: list[dict[str, Tokens]], length: int, extra: dict[str, int]) -> Any:
+        """The model's vectors of a batch, float32, on its device: a GPU is not waited for."""
+        import torch
+
+        features = {name: torch.from_numpy(matrix) for name, matrix in self._padded(batch, length).items()}
+        if self._on_gpu:
+            device = self._model.device
+            features = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in features.items()}
         with torch.inference_mode():
             found = self._model({**features, **extra})["sentence_embedding"]
         cut: int | None = getattr(self._model, "truncate_dim", None)
-        result: Vectors = found[:, :cut].float().cpu().numpy()
-        return result
+        return found[:, :cut].float()
+
+    def _padded(self, batch: list[dict[str, Tokens]], length: int) -> dict[str, npt.NDArray[np.int64]]:
+        """What the model reads of a batch: int64 [texts, length], padded behind."""
+        sizes = np.array([len(row["input_ids"]) for row in batch])
+        there = np.arange(length) < sizes[:, None]
+        features = {"attention_mask": there.astype(np.int64)}
+        for name, filler in (
+            ("input_ids", self._tokenizer.pad_token_id), ("token_type_ids", self._tokenizer.pad_token_type_id)
+        ):
+            if name in batch[0]:
+                matrix = np.full(there.shape, filler or 0, np.int64)
+                matrix[there] = np.concatenate([row[name] for row in batch])
+                features[name] = matrix
+        return features
 
     def _one(self, text: str, prompt: str, kind: Kind) -> Vectors:
         """Models without token buckets read one text at a time: nothing beside it can show."""
@@ -672,6 +738,14 @@ def bucket(tokens: int) -> int:
     """The length that so many tokens are padded to: steps of 16 up to 256, then eight steps to each doubling."""
     step = max(16, 1 << max(0, (tokens - 1).bit_length() - 4))
     return -(-tokens // step) * step
+
+
+def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """PyTorch has a class for a GPU's memory; the CPU's allocator raises a RuntimeError that says so."""
+    import torch
+
+    wide = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+    return wide or "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def _beginning(text: str, characters: int) -> str:

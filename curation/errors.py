@@ -25,6 +25,14 @@ class TablesBusyError(InputError):
     """Another run holds the tables root."""
 
 
+class ChecksFailedError(InputError):
+    """Checks ran and didn't all hold; `result` is what `--json` prints all the same."""
+
+    def __init__(self, sentence: str, result: object) -> None:
+        super().__init__(sentence)
+        self.result = result
+
+
 # Raised on an executor: its sentence comes back inside Java's and Python's stacks. The last one is the cause.
 _OURS = re.compile(r"^\s*(?:\S+: )??curation\.errors\.\w+: (.+)$", re.MULTILINE)
 _VALUE_ERROR = re.compile(r"^(?:InputError|SchemaError|ValueError): (.+)$", re.MULTILINE)

@@ -17,13 +17,13 @@ def config(**changed: Any) -> RunConfig:
     return RunConfig(**{"tables": "/t", **changed})
 
 
-@pytest.mark.parametrize("command", ["run", *cli.STAGE_COMMANDS, "explain", "show"])
+@pytest.mark.parametrize("command", ["run", *cli.STAGE_COMMANDS, "explain", "show", "doctor"])
 def test_every_command_tells_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.build_parser().parse_args([command, "--help"])
     assert exit_.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    expected = {"run": options(), "explain": [], "show": []}.get(command, options(command))
+    expected = {"run": options(), "explain": [], "show": [], "doctor": []}.get(command, options(command))
     for option in expected:
         assert f"--{option.name.replace('_', '-')}" in shown
 

@@ -298,6 +298,63 @@ def test_each_bucket_has_one_shape_and_full_texts_stay_apart(
     assert all(len(full) == 1 for _, _, full in seen)
 
 
+def test_pieces_of_tokenising_change_no_bit(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, texts = tiny_encoder.load(), make_texts(200)
+    whole = encode.encode(texts, "document")
+    monkeypatch.setattr(embedding, "TOKENISED_AT_ONCE", 7)
+    assert np.array_equal(bits(encode.encode(texts, "document")), bits(whole))
+
+
+def test_what_is_tokenised_ahead_of_a_gpu_is_what_a_cpu_reads(
+    tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode: Any = tiny_encoder.load()
+    monkeypatch.setattr(embedding, "TOKENISED_AT_ONCE", 30)
+    for count in (1, 30, 61, 200):
+        texts = make_texts(count)
+        read = []
+        for on_gpu in (False, True):
+            monkeypatch.setattr(encode, "_on_gpu", on_gpu)
+            pieces = [(at, [row["input_ids"].tolist() for row in rows]) for at, rows in encode._tokenised(texts, "a ")]
+            read.append(pieces)
+        assert read[0] == read[1]
+        assert [at for at, _ in read[0]] == list(range(0, count, 30))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_too_large_a_batch_is_halved_once(tiny: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose memory holds 6 texts of 48 tokens: batches of 10 don't fit, of 5 they do, of 20 never."""
+    real = SentenceTransformerEncode._forward
+
+    def forward(self: Any, batch: list[Any], length: int, extra: dict[str, int]) -> Any:
+        if len(batch) * length > 6 * 48:
+            raise error
+        return real(self, batch, length, extra)
+
+    texts = make_texts(60)
+    expected = resolve_encoder(EncoderConfig(str(tiny), batch_tokens=240)).load().encode(texts, "document")
+    monkeypatch.setattr(SentenceTransformerEncode, "_forward", forward)
+    model = embedding._load_model(tiny, "float32", "cpu")
+
+    def with_batches(tokens: int) -> SentenceTransformerEncode:
+        return SentenceTransformerEncode(resolve_encoder(EncoderConfig(str(tiny), batch_tokens=tokens)), model)
+
+    encode = with_batches(480)
+    assert np.array_equal(bits(encode.encode(texts, "document")), bits(expected))
+    assert encode._batch_tokens == 240
+    with pytest.raises(InputError, match=r"embedding: 480 tokens of .* don't fit into the memory of cpu"):
+        with_batches(960).encode(texts, "document")
+
+
+def test_an_error_that_is_no_lack_of_memory_is_told(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(*_: Any) -> Any:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(SentenceTransformerEncode, "_forward", forward)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        tiny_encoder.load().encode(make_texts(3), "document")
+
+
 def test_cutting_a_text_first_changes_no_token(tiny_encoder: Encoder) -> None:
     encode: Any = tiny_encoder.load()
     rng = np.random.default_rng(3)
@@ -306,7 +363,7 @@ def test_cutting_a_text_first_changes_no_token(tiny_encoder: Encoder) -> None:
              for n in rng.integers(1, 900, 200)]
     texts += [" " * 5000 + "moon", "moon" + " " * 5000 + "water", "moon," * 900, "é" * 2000, "\n" * 900 + "a b " * 300]
     whole = encode._tokenizer(texts, truncation=True, max_length=48)["input_ids"]
-    assert [row["input_ids"] for row in encode._tokens(texts)] == whole
+    assert [row["input_ids"].tolist() for row in encode._tokens(texts)] == whole
 
 
 def test_buckets_waste_less_than_an_eighth_beyond_their_first_steps() -> None:
