@@ -232,7 +232,7 @@ def _tables(spark: SparkSession, root: str) -> Finding:
         with tables.scratch(PROBE):
             rows = spark.createDataFrame([(1, "one"), (2, "two")], PROBE.schema)
             tables.append(PROBE, rows)
-            tables.append(PROBE, rows)  # by key: nothing comes twice
+            tables.insert(PROBE, rows)  # by key: nothing comes twice
             count = tables.read(PROBE).count()
         if not there:
             with contextlib.suppress(OSError):
