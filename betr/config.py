@@ -82,6 +82,11 @@ class RunConfig:
     k: int | None = option(
         None, "documents kept per example while ranking; default: from the sizes, raised if too few", stages="rank"
     )
+    heads: bool = option(
+        False,
+        "beside the classifier for all targets one for each benchmark, a head, scored in the same pass",
+        stages="rank train score",
+    )
     dim: int = option(128, "classifier: length of a feature's vector", stages="train")
     epochs: int | None = option(
         None, "classifier: passes over the training documents; default: the paper's 5, more for a small sample",
@@ -120,9 +125,11 @@ class RunConfig:
     law: str = option("nemotron", f"which of the paper's laws --flops uses: {', '.join(LAWS)}", stages="select")
     mode: str = option("hard", "hard (the highest scores) or soft (importance resampling)", stages="select")
     temperature: float = option(1.0, "soft: above 1 flattens, below 1 sharpens the preference", stages="select")
+    head: str | None = option(None, "benchmark whose head's score is cut, not the one for all targets", stages="select")
     quota: tuple[str, ...] = option(
         [],
-        "share of the kept tokens for a source or metadata value: source=wiki:0.2 or metadata.language=de:0.1",
+        "share of the kept tokens for a source, a metadata value, or the documents that a head scores highest: "
+        "source=wiki:0.2, metadata.language=de:0.1 or head=arc_easy:0.3",
         stages="select",
         many=True,
     )
@@ -138,6 +145,10 @@ class RunConfig:
             raise InputError(f"--positive-fraction must lie in (0, 1); got {self.positive_fraction!r}")
         if self.aggregation not in AGGREGATIONS:
             raise InputError(f"--aggregation must be one of {', '.join(AGGREGATIONS)}; got {self.aggregation!r}")
+        if self.heads and self.aggregation != "max":
+            raise InputError(f"--heads goes by best ranks, so by --aggregation max; got {self.aggregation!r}")
+        if self.heads and self.import_fasttext:
+            raise InputError("--heads and --import-fasttext exclude each other: an imported classifier has no heads")
         if self.per_benchmark not in ("equal", "all") and not (
             self.per_benchmark.isdigit() and int(self.per_benchmark) > 0
         ):
@@ -203,6 +214,7 @@ class RunConfig:
             mode=self.mode,
             temperature=self.temperature,
             seed=self.seed,
+            head=self.head,
             quotas=tuple(self.quota),
             name=self.name,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from betr.selection import SelectionConfig, config_of, cuts_of, key_of
+from betr.selection import SelectionConfig, config_of, cuts_of, highest_head, key_of
 from curation.errors import InputError
 
 FEATURES_SHOWN = 10  # on either side
@@ -24,7 +24,8 @@ TEXT_SHOWN = 300  # characters
 class SelectionVerdict:
     """What one selection did with the document: `key` against `threshold` (its own quota's), both of the same kind.
 
-    threshold is None where the quotas left nothing for documents of this kind.
+    threshold is None where the quotas left nothing for documents of this kind. head: whose score was cut, where the
+    selection names one.
     """
 
     selection_id: str
@@ -35,6 +36,7 @@ class SelectionVerdict:
     key: float
     threshold: float | None
     quota: str
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class NearestExample:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All that is known of one document. contributions: feature and its share of the log-odds, largest first."""
+    """All that is known of one document. contributions: feature and its share of the log-odds, largest first.
+
+    heads: the score by each head, None where the scores have none.
+    """
 
     doc_id: str
     source: str | None
@@ -66,6 +71,7 @@ class Explanation:
     selections: tuple[SelectionVerdict, ...]
     sampled: NearestExample | None
     contributions: tuple[tuple[str, float], ...]
+    heads: Mapping[str, float] | None = None
 
 
 def rank_of(scores: DataFrame, doc_id: str) -> tuple[int, int]:
@@ -105,9 +111,10 @@ def explain_document(
         rank=rank,
         documents=total,
         tokens=scored["tokens"],
-        selections=_verdicts(scores.where(mine), selection_runs, selections.where(mine), document),
+        selections=_verdicts(scores.where(mine), selection_runs, selections.where(mine), document, scored["heads"]),
         sampled=_nearest(labels.where(mine).first(), examples),
         contributions=tuple(sorted(contributions(document["text"]), key=lambda c: (-abs(c[1]), c[0]))),
+        heads=scored["heads"],
     )
 
 
@@ -124,8 +131,11 @@ def render_explanation(explanation: Explanation) -> Group:
         Text(f"source {e.source}, {e.tokens:,} tokens" if e.source else f"{e.tokens:,} tokens"),
         Text(_shorten(e.text), style="dim"),
         Text(f"score {e.score:.6f}: rank {e.rank:,} of {e.documents:,} (top {e.rank / e.documents:.2%})"),
-        Text(_sample_sentence(e.sampled)),
     ]
+    if e.heads:
+        by_score = sorted(e.heads.items(), key=lambda head: (-head[1], head[0]))
+        parts.append(Text("by head: " + ", ".join(f"{name} {score:.6f}" for name, score in by_score)))
+    parts.append(Text(_sample_sentence(e.sampled)))
     if e.sampled is not None and e.sampled.text is not None:
         parts.append(Text(_shorten(e.sampled.text), style="dim"))
     parts += [_selection_table(e.selections) if e.selections else Text("no selection of these scores has been made")]
@@ -134,7 +144,7 @@ def render_explanation(explanation: Explanation) -> Group:
 
 
 def _scored(scores: DataFrame, doc_id: str) -> Row:
-    row = scores.where(F.col("doc_id") == F.lit(doc_id)).select("doc_id", "score", "tokens").first()
+    row = scores.where(F.col("doc_id") == F.lit(doc_id)).select("doc_id", "score", "tokens", "heads").first()
     if row is None:
         raise InputError(f"document {doc_id!r} has no score by this classifier yet: run `betr score` first")
     return row
@@ -148,7 +158,7 @@ def _rank(scores: DataFrame, scored: Row) -> tuple[int, int]:
 
 
 def _verdicts(
-    scored: DataFrame, runs: DataFrame, selected: DataFrame, document: Row
+    scored: DataFrame, runs: DataFrame, selected: DataFrame, document: Row, heads: Mapping[str, float] | None
 ) -> tuple[SelectionVerdict, ...]:
     chosen = {row["selection_id"] for row in selected.select("selection_id").collect()}
     made = [(run, config_of(run["parameters"])) for run in runs.orderBy("name", "version").collect()]
@@ -158,7 +168,7 @@ def _verdicts(
     verdicts = []
     for run, config in made:
         cuts = cuts_of(run["parameters"])
-        value = _quota_value(config, document)
+        value = _quota_value(config, document, heads)
         cut = cuts.get(value, cuts.get(""))
         verdicts.append(SelectionVerdict(
             selection_id=run["selection_id"],
@@ -169,13 +179,16 @@ def _verdicts(
             key=keys[run["selection_id"]],
             threshold=None if cut is None else cut.key,
             quota=f"{config.quota_field}={value}" if value in config.shares else "",
+            head=config.head or "",
         ))
     return tuple(verdicts)
 
 
-def _quota_value(config: SelectionConfig, document: Row) -> str:
+def _quota_value(config: SelectionConfig, document: Row, heads: Mapping[str, float] | None) -> str:
     if config.quota_field is None:
         return ""
+    if config.quota_field == "head":
+        return highest_head(heads) if heads else ""
     if config.quota_field == "source":
         return document["source"] or ""
     return (document["metadata"] or {}).get(config.quota_field.removeprefix("metadata.")) or ""
@@ -239,7 +252,8 @@ def _selection_table(verdicts: tuple[SelectionVerdict, ...]) -> Table:
     for v in verdicts:
         verdict = "in" if v.selected else "out"
         threshold = "none" if v.threshold is None else f"{v.threshold:.6f}"
-        table.add_row(v.name, str(v.version), v.mode, v.quota, verdict, f"{v.key:.6f}", threshold)
+        mode = f"{v.mode}, head {v.head}" if v.head else v.mode
+        table.add_row(v.name, str(v.version), mode, v.quota, verdict, f"{v.key:.6f}", threshold)
     return table
 
 

@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
-from betr.scoring import TokenCounter, score_batches, scored_schema
+from betr.scoring import Payload, TokenCounter, score_batches, scored_schema
 from curation.errors import InputError
 from curation.session import Shared, is_local_session
 from curation.tables import Tables, TableSpec, is_local
@@ -160,9 +160,10 @@ def score_files(
     shares: Sequence[Sequence[RowGroups]],
     schema: StructType,
     *,
-    classifier: Shared[bytes],
+    classifier: Shared[Payload],
     tokens: TokenCounter,
     keep: Sequence[str] = (),
+    heads: Sequence[str] = (),
     batch_bytes: int = BATCH_BYTES,
 ) -> DataFrame:
     """The frame of `scoring.score_documents` for the row groups of a `plan`, a task each share.
@@ -171,14 +172,14 @@ def score_files(
     planned fails the job with an InputError that names it.
     """
     shares = [list(share) for share in shares]
-    result = scored_schema(schema, keep)
+    result = scored_schema(schema, keep, heads)
     arrow = to_arrow_schema(StructType([schema[name] for name in ("doc_id", *keep, "text")]))
 
     def score(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in numbers:
             for number in batch.column(0).to_pylist():
                 read = (b for unit in shares[number] for b in read_batches(unit, arrow, batch_bytes=batch_bytes))
-                yield from score_batches(read, classifier=classifier, tokens=tokens, keep=keep)
+                yield from score_batches(read, classifier=classifier, tokens=tokens, keep=keep, heads=heads)
 
     # One row a partition: each task reads its own share.
     numbers = spark.range(0, len(shares), 1, numPartitions=max(1, len(shares)))

@@ -234,13 +234,16 @@ def count_positives(documents: int, positive_fraction: float = POSITIVE_FRACTION
     return max(1, math.floor(positive_fraction * documents + 0.5))
 
 
-def find_cutoff(sample: DataFrame, ranks: DataFrame, *, k: int, positive_fraction: float = POSITIVE_FRACTION) -> Cutoff:
+def find_cutoff(
+    sample: DataFrame | int, ranks: DataFrame, *, k: int, positive_fraction: float = POSITIVE_FRACTION
+) -> Cutoff:
     """Where the best documents end: order by best rank, then similarity descending, then doc_id (an action).
 
-    sample: [doc_id]; ranks: the k best of each example over exactly this sample. Raises CutoffBeyondK where fewer
-    documents than wanted have a rank within k: beyond k no best rank is known, so no cutoff there could be exact.
+    sample: [doc_id], or how many there are; ranks: the k best of each example over exactly this sample. Raises
+    CutoffBeyondK where fewer documents than wanted have a rank within k: beyond k no best rank is known, so no cutoff
+    there could be exact.
     """
-    documents = sample.count()
+    documents = sample if isinstance(sample, int) else sample.count()
     positives = count_positives(documents, positive_fraction)
     best = best_ranks(ranks)
     counts = {row["best_rank"]: row["count"] for row in best.groupBy("best_rank").count().collect()}  # at most k rows

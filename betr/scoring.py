@@ -5,15 +5,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
-from pyspark.sql.types import DoubleType, LongType, StructField, StructType
+from pyspark.sql.types import DoubleType, LongType, MapType, StringType, StructField, StructType
 
-from betr.classifier import FoldedClassifier
+from betr.classifier import FoldedClassifier, FoldedHeads
 from curation.errors import InputError, MissingExtraError
 from curation.session import Shared
 
@@ -134,42 +134,84 @@ def calibrate_bytes_per_token(texts: Iterable[str], tokenizer: str | ExactTokens
     return float(size / tokens)
 
 
+# `FoldedClassifier.to_bytes()`; with heads the classifier for all targets, and then each head's.
+Payload: TypeAlias = bytes | tuple[bytes, ...]
+
+
 @lru_cache(maxsize=2)
 def _classifier(payload: bytes) -> FoldedClassifier:
     """One decoded classifier and lookup table per worker process, not per task or batch."""
     return FoldedClassifier.from_bytes(payload)
 
 
+@lru_cache(maxsize=1)
+def _classifiers(payloads: tuple[bytes, ...]) -> FoldedHeads:
+    return FoldedHeads(tuple(map(FoldedClassifier.from_bytes, payloads)))
+
+
 def score_documents(
-    documents: DataFrame, *, classifier: Shared[bytes], tokens: TokenCounter, keep: Sequence[str] = ()
+    documents: DataFrame,
+    *,
+    classifier: Shared[Payload],
+    tokens: TokenCounter,
+    keep: Sequence[str] = (),
+    heads: Sequence[str] = (),
 ) -> DataFrame:
     """doc_id, score (double), tokens (bigint) and the columns `keep` of every document; both null where text is null.
 
     `documents` has doc_id and text; `classifier` shares `FoldedClassifier.to_bytes()`. A row depends on its text alone:
     no partitioning and no batch size changes it.
+    heads: names; `classifier` then shares a tuple, the classifier for all targets before theirs, and the column `heads`
+    (map<string,double>, in this order) holds their scores. No head changes the score or another head.
     """
+
     def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from score_batches(batches, classifier=classifier, tokens=tokens, keep=keep)
+        yield from score_batches(batches, classifier=classifier, tokens=tokens, keep=keep, heads=heads)
 
-    return documents.select("doc_id", *keep, "text").mapInArrow(score, scored_schema(documents.schema, keep))
+    return documents.select("doc_id", *keep, "text").mapInArrow(score, scored_schema(documents.schema, keep, heads))
 
 
-def scored_schema(documents: StructType, keep: Sequence[str] = ()) -> StructType:
+def scored_schema(documents: StructType, keep: Sequence[str] = (), heads: Sequence[str] = ()) -> StructType:
     """Columns and types of scored documents."""
+    by_head = [StructField("heads", MapType(StringType(), DoubleType()))] if heads else []
     return StructType(
         [documents["doc_id"], StructField("score", DoubleType()), StructField("tokens", LongType())]
         + [documents[name] for name in keep]
+        + by_head
     )
 
 
 def score_batches(
-    batches: Iterable[pa.RecordBatch], *, classifier: Shared[bytes], tokens: TokenCounter, keep: Sequence[str] = ()
+    batches: Iterable[pa.RecordBatch],
+    *,
+    classifier: Shared[Payload],
+    tokens: TokenCounter,
+    keep: Sequence[str] = (),
+    heads: Sequence[str] = (),
 ) -> Iterator[pa.RecordBatch]:
-    """doc_id, score, tokens and `keep` for batches that have doc_id, text and `keep`: what both ways of reading do."""
-    model = _classifier(classifier.value)
+    """The columns of `scored_schema` for batches that have doc_id, text and `keep`: what both ways of reading do."""
+    payload = classifier.value
+    model = _classifier(payload) if isinstance(payload, bytes) else _classifiers(payload)
     for batch in batches:
         texts = batch.column("text")
+        by_head: list[pa.Array] = []
+        if isinstance(model, FoldedClassifier):
+            scores = model.score_array(texts)
+        else:
+            scores, *by_head = _score_heads(model, texts, heads)
         yield pa.RecordBatch.from_arrays(
-            [batch.column("doc_id"), model.score_array(texts), tokens.count(texts), *map(batch.column, keep)],
-            ["doc_id", "score", "tokens", *keep],
+            [batch.column("doc_id"), scores, tokens.count(texts), *map(batch.column, keep), *by_head],
+            ["doc_id", "score", "tokens", *keep, *(["heads"] if by_head else [])],
         )
+
+
+def _score_heads(model: FoldedHeads, texts: pa.Array, names: Sequence[str]) -> tuple[pa.Array, pa.Array]:
+    """The first classifier's scores, and the others' as one map a text; both null where the text is null."""
+    scores = model.score(texts)
+    null = texts.is_null().to_numpy(zero_copy_only=False)
+    starts = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum(~null * len(names), out=starts[1:])
+    offsets = pa.array(starts, mask=np.append(null, False))  # a null start makes a null map, which holds nothing
+    keys = pa.array(names, pa.string()).take(pa.array(np.tile(np.arange(len(names)), len(texts) - int(null.sum()))))
+    maps = pa.MapArray.from_arrays(offsets, keys, pa.array(scores[~null, 1:].ravel()))
+    return pa.array(scores[:, 0], mask=null), maps

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -53,7 +53,9 @@ class SelectionConfig:
 
     mode: hard takes the highest scores. soft draws documents without replacement, each in proportion to its odds
     p / (1 - p) to the power 1 / temperature. quotas: `source=wiki:0.2` or `metadata.language=de:0.1`, all of one field:
-    each value gets its share of the kept tokens, everything else shares the rest.
+    each value gets its share of the kept tokens, everything else shares the rest. head: the benchmark whose score is
+    cut. Quotas of heads, `head=arc_easy:0.3`: a document belongs to the head that scores it highest (of equals the
+    first by name) and goes by that score.
     """
 
     keep: float | None = None
@@ -63,6 +65,7 @@ class SelectionConfig:
     mode: str = "hard"
     temperature: float = 1.0
     seed: int = 0
+    head: str | None = None
     quotas: tuple[str, ...] = ()
     name: str = "default"
 
@@ -87,11 +90,18 @@ class SelectionConfig:
         if not self.name.strip():
             raise InputError(f"a selection needs a name; got {self.name!r}")
         _ = self.shares
+        if self.head is not None and self.quota_field == "head":
+            raise InputError(f"head {self.head} and quotas of heads exclude each other: both say whose score is cut")
 
     @property
     def quota_field(self) -> str | None:
-        """The field that all quotas name: source, or metadata.<key>; None without quotas."""
+        """The field that all quotas name: source, metadata.<key> or head; None without quotas."""
         return self.quotas[0].partition("=")[0].strip() if self.quotas else None
+
+    @property
+    def heads(self) -> list[str]:
+        """The heads that the cut goes by, as far as they are named."""
+        return [self.head] if self.head is not None else list(self.shares) if self.quota_field == "head" else []
 
     @property
     def shares(self) -> dict[str, Fraction]:
@@ -175,7 +185,7 @@ def selection_id(scored: str, config: SelectionConfig) -> str:
 def config_of(parameters: str) -> SelectionConfig:
     """The settings in a row of SELECTION_RUNS."""
     found = json.loads(parameters)
-    values = {field.name: found[field.name] for field in dataclasses.fields(SelectionConfig)}
+    values = {field.name: found[field.name] for field in dataclasses.fields(SelectionConfig) if field.name in found}
     return SelectionConfig(**{**values, "quotas": tuple(values["quotas"])})
 
 
@@ -191,18 +201,53 @@ def next_version(runs: DataFrame, *, name: str, selection_id: str) -> int:
     return int(own) if own is not None else int(highest or 0) + 1
 
 
+def check_heads(config: SelectionConfig, heads: Collection[str]) -> None:
+    """InputError where the cut goes by a head that isn't among these, of which there may be none."""
+    if config.heads and not heads:
+        raise InputError(
+            f"the cut goes by the head {config.heads[0]!r}, but the scores are for all targets only: "
+            "run `betr run --heads` first"
+        )
+    for head in config.heads:
+        if head not in heads:
+            raise InputError(f"there is no head {head!r}; there are {', '.join(sorted(heads))}")
+
+
 def with_key(scores: DataFrame, config: SelectionConfig) -> DataFrame:
     """Scores with the column `key` that the cut goes by, higher is better."""
     return scores.withColumn("key", key_of(config))
 
 
 def key_of(config: SelectionConfig) -> Column:
-    """The key of a row with doc_id and score: the score itself in hard mode.
+    """The key of a row with doc_id, score and heads (where a head's score is cut): the score itself in hard mode.
 
     Soft: log-odds / temperature + Gumbel(0, 1) noise, hashed from seed and doc_id. The k highest of such keys are a
     draw of k without replacement in proportion to exp(log-odds / temperature) (Gumbel top-k, as in DSIR).
     """
-    return F.col("score") if config.mode == "hard" else _log_weight(config) + _gumbel(config.seed)
+    return score_of(config) if config.mode == "hard" else _log_weight(config) + _gumbel(config.seed)
+
+
+def score_of(config: SelectionConfig) -> Column:
+    """The score that is cut: for all targets, of one head, or of a row's highest head."""
+    if config.head is not None:
+        return F.try_element_at(F.col("heads"), F.lit(config.head))
+    return _highest() if config.quota_field == "head" else F.col("score")
+
+
+def highest_head(heads: Mapping[str, float]) -> str:
+    """The head that a document belongs to: the highest score, of equals the first by name."""
+    return min(heads, key=lambda head: (-heads[head], head))
+
+
+def _highest() -> Column:
+    return F.array_max(F.map_values("heads"))
+
+
+def _highest_head() -> Column:
+    """`highest_head` of a row, in whatever order its map holds the heads."""
+    by_name = F.sort_array(F.map_entries("heads"))
+    place = F.array_position(by_name.getField("value"), _highest()).cast("int")
+    return F.try_element_at(by_name.getField("key"), place)
 
 
 def select(
@@ -212,20 +257,22 @@ def select(
     classifier_id: str,
     selection_id: str,
     documents: DataFrame | None = None,
+    heads: Collection[str] = (),
 ) -> Selection:
     """Cut the scores of one classifier at the budget that the settings ask for; runs a few jobs over them.
 
-    scores: doc_id, score, tokens, source, one row a document. documents (doc_id, metadata) is wanted by quotas of
-    metadata only, and no other column of it is read. Kept tokens are within one document of the budget, with quotas
-    within one document of each value's. Weights are 1 in hard mode. In soft mode they are the importance weights
-    (p / (1 - p)) ** (1 / temperature) that the draw was in proportion to: a record, not to weigh the training with, for
-    the draw has already favoured the heavy documents.
+    scores: doc_id, score, tokens, source, one row a document; and heads, where there are any, as named in `heads`.
+    documents (doc_id, metadata) is wanted by quotas of metadata only, and no other column of it is read. Kept tokens
+    are within one document of the budget, with quotas within one document of each value's. Weights are 1 in hard mode.
+    In soft mode they are the importance weights (p / (1 - p)) ** (1 / temperature) that the draw was in proportion to:
+    a record, not to weigh the training with, for the draw has already favoured the heavy documents.
     """
+    check_heads(config, heads)
     shares, field = config.shares, config.quota_field
     grouped = _with_group(scores, field, shares, documents)
     keyed = with_key(grouped, config)
     totals = {r["group"]: (r["documents"], r["tokens"]) for r in _totals(grouped).collect()}
-    if unknown := [value for value in shares if value not in totals]:
+    if field != "head" and (unknown := [value for value in shares if value not in totals]):
         raise InputError(_unknown(scores, field or "", unknown, documents))
     counts, tokens = sum(n for n, _ in totals.values()), sum(t for _, t in totals.values())
     rate = filter_rate(
@@ -285,10 +332,11 @@ def share_out(
 
 
 def _log_weight(config: SelectionConfig) -> Column:
-    score = F.least(F.greatest(F.col("score"), F.lit(SCORE_FLOOR)), F.lit(1 - SCORE_FLOOR))
+    given = score_of(config)
+    score = F.least(F.greatest(given, F.lit(SCORE_FLOOR)), F.lit(1 - SCORE_FLOOR))
     log_weight = F.log(score / (1 - score)) / F.lit(float(config.temperature))
     # greatest and least would make numbers of null and NaN; the cut refuses them.
-    return F.when(F.col("score").isNotNull() & ~F.isnan("score"), log_weight)
+    return F.when(given.isNotNull() & ~F.isnan(given), log_weight)
 
 
 def _gumbel(seed: int) -> Column:
@@ -310,6 +358,8 @@ def _with_group(
 def _with_value(scores: DataFrame, field: str, documents: DataFrame | None) -> DataFrame:
     if field == "source":
         return scores.withColumn("value", F.col("source"))
+    if field == "head":
+        return scores.withColumn("value", _highest_head())
     if documents is None:
         raise SchemaError(f"quotas of {field} need the table documents with its column metadata; none was given")
     value = F.try_element_at(F.col("metadata"), F.lit(field.removeprefix("metadata.")))
@@ -333,9 +383,11 @@ def _parse_quota(quota: str) -> tuple[str, str, Fraction]:
     field, equals, rest = quota.partition("=")
     value, colon, digits = rest.rpartition(":")
     field, value = field.strip(), value.strip()
-    known = field == "source" or (field.startswith("metadata.") and field != "metadata.")
+    known = field in ("source", "head") or (field.startswith("metadata.") and field != "metadata.")
     if not (equals and colon and value and known):
-        raise InputError(f"a quota reads source=VALUE:SHARE or metadata.KEY=VALUE:SHARE; got {quota!r}")
+        raise InputError(
+            f"a quota reads source=VALUE:SHARE, metadata.KEY=VALUE:SHARE or head=NAME:SHARE; got {quota!r}"
+        )
     try:
         share = Fraction(digits.strip())
     except (ValueError, ZeroDivisionError):

@@ -13,7 +13,7 @@ from rich.table import Table
 from betr import classifier
 from betr import explain as explaining
 from betr.config import RunConfig
-from betr.run import Run
+from betr.run import Outcome, Run
 from betr.stages import load_trained
 from betr.tables import (
     ALL,
@@ -42,7 +42,6 @@ def report(run: Run) -> dict[str, Any]:
     for outcome in imports:
         rejected.update(outcome["rejected"])
     trained, selected = run.now("train"), run.now("select")
-    figures = ("classifier_id", "accuracy", "auc", "log_loss", "positives")
     cut = ("selection_id", "keep", "threshold", "documents", "tokens", "kept_documents", "kept_tokens")
     return {
         "run_id": run.run_id,
@@ -50,10 +49,20 @@ def report(run: Run) -> dict[str, Any]:
         "stages": [vars(stage) for stage in run.reports],
         "rejected": dict(sorted(rejected.items())),
         "duplicates": sum(outcome["duplicates"] for outcome in imports),
-        "classifier": {name: trained[name] for name in figures} if trained else None,
+        "classifier": _figures(trained) if trained else None,
         "selection": {name: selected[name] for name in cut} if selected else None,
         "warnings": run.warnings,
     }
+
+
+def _figures(trained: Outcome) -> dict[str, Any]:
+    """How well the classifier that now holds does; its heads too, where it has any."""
+    figures = {name: trained[name] for name in ("classifier_id", "accuracy", "auc", "log_loss", "positives")}
+    heads = {
+        name: {figure: head[figure] for figure in ("accuracy", "auc")}
+        for name, head in trained.values.get("heads", {}).items()
+    }
+    return {**figures, "heads": heads} if heads else figures
 
 
 def summarise(run: Run) -> None:
@@ -92,8 +101,9 @@ def _threshold(run: Run) -> str:
     """The cut in words: a soft cut goes by another key than the score, and quotas have a threshold each."""
     selected = run.needs("select")
     what = "score" if selected["mode"] == "hard" else "key"
+    by = f" by head {run.config.head}" if run.config.head else ""
     lowest = ", the lowest over all quotas" if run.config.quota else ""
-    return f"{what} from {selected['threshold']:.6f}{lowest}"
+    return f"{what}{by} from {selected['threshold']:.6f}{lowest}"
 
 
 def explain(config: RunConfig, doc_id: str, *, spark: SparkSession, terminal: Terminal) -> dict[str, Any]:
@@ -121,7 +131,7 @@ def explain(config: RunConfig, doc_id: str, *, spark: SparkSession, terminal: Te
 
 def _targets_of(run: Run, labels_id: str) -> str:
     """The targets that these labels were made with."""
-    ranked = run.result("rank", labels_id)
+    ranked = run.before("rank", where=lambda outcome: outcome.values.get("labels_id", outcome.key) == labels_id)
     embedded = run.result("embed", ranked["embed"]) if ranked else None
     return str(embedded["targets"]) if embedded else ""
 
@@ -180,6 +190,7 @@ def _selections(tables: Tables) -> list[dict[str, Any]]:
 def _classifiers(tables: Tables) -> list[dict[str, Any]]:
     columns = (
         "classifier_id",
+        "head",
         "origin",
         "encoder_id",
         "training_documents",
@@ -191,7 +202,8 @@ def _classifiers(tables: Tables) -> list[dict[str, Any]]:
         "sha256",
         "path",
     )
-    return [row.asDict() for row in tables.read(CLASSIFIERS).select(*columns).orderBy("classifier_id").collect()]
+    rows = tables.read(CLASSIFIERS).select(*columns).orderBy("classifier_id", "head")
+    return [row.asDict() for row in rows.collect()]
 
 
 def _tables(tables: Tables) -> list[dict[str, Any]]:

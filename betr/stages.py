@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from curation import documents as reading
 from curation import embedding, sampling
 from curation.errors import InputError
 from curation.hashing import content_id
-from curation.session import default_parallelism, release, share
+from curation.session import Shared, default_parallelism, release, share
 from curation.tables import Tables, TableSpec, absolute, is_local
 
 VALIDATION_SHARE = 0.1
@@ -60,6 +61,17 @@ def check_inputs(run: Run) -> None:
         _sources(run), _templates(run)
     _encoder(run)
     _classifier_folder(run)
+    for spec in (CLASSIFIERS, CORPUS_SCORES):
+        run.tables.version(spec)  # of another version of betr: refused
+    if run.config.selection.heads:
+        selection.check_heads(run.config.selection, _benchmarks(run) if run.config.heads else ())
+
+
+def _benchmarks(run: Run) -> set[str]:
+    """The benchmarks that the targets are made from, or will be."""
+    if run.config.benchmarks:
+        return {source.name for source in _sources(run)}
+    return set(run.needs("targets", "targets --benchmarks PATH...")["examples"])
 
 
 def _columns(run: Run) -> reading.Columns:
@@ -378,10 +390,15 @@ def embeddings(run: Run, outcome: Outcome) -> tuple[DataFrame, DataFrame]:
 
 
 def rank(run: Run) -> Outcome:
-    """Every example ranks every sampled document; the best rank orders them; the top share is positive (3.3)."""
+    """Every example ranks every sampled document; the best rank orders them; the top share is positive (3.3).
+
+    --heads: the best rank over the examples of each benchmark labels the sample once more, for that benchmark's head.
+    Each set of labels is the one that ranking for these examples alone gives.
+    """
     config, tables = run.config, run.tables
     embedded = run.needs("embed")
-    key = content_id("rank", embedded.key, config.positive_fraction, config.aggregation)
+    labels_id = content_id("rank", embedded.key, config.positive_fraction, config.aggregation)
+    key = content_id(labels_id, "heads") if config.heads else labels_id
     if (earlier := run.result("rank", key)) is not None:
         return run.unchanged(earlier)
     with run.stage("rank", key, unit="documents") as work:
@@ -394,119 +411,242 @@ def rank(run: Run) -> Outcome:
         if (warning := ranking.warn_if_dense(n, m)) is not None:
             run.warn(warning)
         shared = share(run.spark, examples)
-        k = min(n, config.k or ranking.suggested_k(n, m, config.positive_fraction))
+        wanted = [_Labels("", labels_id, m), *(_heads(run, embedded, labels_id) if config.heads else ())]
+        for each in wanted:
+            each.k = min(n, config.k or ranking.suggested_k(n, each.examples, config.positive_fraction))
         relevance = None
         if config.aggregation != "max":
             means = ranking.mean_relevance(documents, shared, n_documents=n, aggregation=config.aggregation)
             tables.replace(SAMPLE_RELEVANCE, means.withColumn("ranking_id", F.lit(key)), where={"ranking_id": key})
             relevance = tables.read(SAMPLE_RELEVANCE).where(F.col("ranking_id") == key).drop("ranking_id")
-        while True:
-            ranks = ranking.rank_documents(documents, shared, k=k).withColumn("ranking_id", F.lit(key))
-            tables.replace(SAMPLE_RANKS, ranks, where={"ranking_id": key}, keys_are_unique=True)
+            wanted[0].cutoff = ranking.find_relevance_cutoff(relevance, positive_fraction=config.positive_fraction)
+        k = 0
+        while (deepest := max(each.k for each in wanted)) > k:
+            k = deepest
+            ranked = ranking.rank_documents(documents, shared, k=k).withColumn("ranking_id", F.lit(key))
+            tables.replace(SAMPLE_RANKS, ranked, where={"ranking_id": key}, keys_are_unique=True)
             ranks = tables.read(SAMPLE_RANKS).where(F.col("ranking_id") == key)
-            try:
-                cutoff = _cutoff(documents.select("doc_id"), ranks, relevance, k, config.positive_fraction)
-                break
-            except ranking.CutoffBeyondK as beyond:
-                run.terminal.line(f"  the k = {k:,} best of each example are too few; again with {beyond.next_k:,}")
-                k = beyond.next_k
+            for each in wanted:
+                _find_cutoff(run, each, ranks, n, k)
         release(shared)
-        labels = ranking.label_documents(documents.select("doc_id"), ranks, cutoff=cutoff, relevance=relevance)
-        labels = labels.withColumn("labels_id", F.lit(key))
-        tables.replace(SAMPLE_LABELS, labels, where={"labels_id": key}, keys_are_unique=True)
+        sampled = documents.select("doc_id")
+        labels = [
+            ranking.label_documents(
+                sampled, each.ranks_of(ranks), cutoff=each.found, relevance=relevance
+            ).withColumn("labels_id", F.lit(each.labels_id))
+            for each in wanted
+        ]
+        mine = ", ".join(f"'{each.labels_id}'" for each in wanted)
+        every = reduce(lambda some, more: some.unionByName(more), labels)
+        tables.replace(SAMPLE_LABELS, every, where=f"labels_id IN ({mine})", keys_are_unique=True)
         work.rows_out = n
         work.values = {
-            "k": k,
-            "cutoff_rank": cutoff.rank,
-            "positives": cutoff.positives,
-            "examples": m,
+            **wanted[0].values(),
             "embed": embedded.key,
             "sample": embedded["sample"],
             "encoder_id": embedded["encoder_id"],
             "tokenizer": embedded["tokenizer"],
+            "heads": {each.head: each.values() for each in wanted[1:]},
         }
+    cutoff, k = wanted[0].found, wanted[0].k
     how = (
         f"best rank up to {cutoff.rank} (k = {k:,})" if relevance is None else f"relevance from {cutoff.relevance:.4g}"
     )
     run.terminal.line(f"  top {config.positive_fraction:.0%} positive, {cutoff.positives:,} documents: {how}")
+    for each in wanted[1:]:
+        run.terminal.line(
+            f"  head {each.head}, {each.examples:,} examples: best rank up to {each.found.rank} (k = {each.k:,})"
+        )
     return run.needs("rank")
 
 
-def _cutoff(
-    documents: DataFrame, ranks: DataFrame, relevance: DataFrame | None, k: int, positive_fraction: float
-) -> ranking.Cutoff:
-    if relevance is not None:
-        return ranking.find_relevance_cutoff(relevance, positive_fraction=positive_fraction)
-    return ranking.find_cutoff(documents, ranks, k=k, positive_fraction=positive_fraction)
+@dataclasses.dataclass
+class _Labels:
+    """Labels of the sample, by the ranks up to k of some examples: those of one head's benchmark, or all of them.
+
+    rows: [example_id] of the head's. cutoff: None until it is found within k.
+    """
+
+    head: str
+    labels_id: str
+    examples: int
+    rows: DataFrame | None = None
+    k: int = 0
+    cutoff: ranking.Cutoff | None = None
+
+    @property
+    def found(self) -> ranking.Cutoff:
+        assert self.cutoff is not None
+        return self.cutoff
+
+    def ranks_of(self, ranks: DataFrame) -> DataFrame:
+        """Of ranks that reach deeper, for more examples, those that ranking for these examples alone keeps."""
+        mine = ranks.where(F.col("rank") <= self.k)
+        return mine if self.rows is None else mine.join(self.rows, "example_id", "left_semi")
+
+    def values(self) -> dict[str, Any]:
+        found = self.found
+        return {
+            "k": self.k,
+            "cutoff_rank": found.rank,
+            "positives": found.positives,
+            "examples": self.examples,
+            "labels_id": self.labels_id,
+        }
+
+
+def _heads(run: Run, embedded: Outcome, labels_id: str) -> list[_Labels]:
+    """A head for each benchmark of the targets, by name."""
+    wanted = run.result("targets", embedded["targets"])
+    assert wanted is not None
+    if "" in wanted["examples"]:
+        raise InputError("--heads: a benchmark has no name; give it one with --benchmarks NAME=PATH")
+    examples = targets(run, wanted)
+    return [
+        _Labels(
+            name,
+            content_id(labels_id, "head", name),
+            count,
+            examples.where(F.col("benchmark") == name).select("example_id"),
+        )
+        for name, count in sorted(wanted["examples"].items())
+    ]
+
+
+def _find_cutoff(run: Run, labels: _Labels, ranks: DataFrame, documents: int, k: int) -> None:
+    """Find the cutoff of these labels; where it lies beyond their k, that is raised, until it is beyond the ranks'."""
+    while labels.cutoff is None and labels.k <= k:
+        try:
+            labels.cutoff = ranking.find_cutoff(
+                documents, labels.ranks_of(ranks), k=labels.k, positive_fraction=run.config.positive_fraction
+            )
+        except ranking.CutoffBeyondK as beyond:
+            head = f"head {labels.head}: " if labels.head else ""
+            run.terminal.line(
+                f"  {head}the k = {labels.k:,} best of each example are too few; again with {beyond.next_k:,}"
+            )
+            labels.k = beyond.next_k
 
 
 # -- train -------------------------------------------------------------------------------------------------------------
 
 
 def train(run: Run) -> Outcome:
-    """Train fastText's two-label model on the labels (3.4) or fold an official one; validate it, keep it."""
+    """Train fastText's two-label model on the labels (3.4) or fold an official one; validate it, keep it.
+
+    Labels with heads give a classifier each, all with the same settings; each is one commit. A classifier is named by
+    its labels and settings: one that is there already is kept, whatever it stood beside.
+    """
     config, tables = run.config, run.tables
     ranked = run.needs("rank")
-    settings = config.settings("train")
+    heads = {} if config.import_fasttext else ranked.values.get("heads", {})
+    if config.heads and not heads:
+        raise InputError("--heads: the labels are for all targets only: run `betr rank --heads` first")
+    settings = {name: value for name, value in config.settings("train").items() if name != "heads"}
     if config.import_fasttext:
         settings["import_fasttext"] = _file_digest(config.import_fasttext)
-    key = content_id("train", ranked.key, settings)
+    labels = {"": ranked.values.get("labels_id", ranked.key)}
+    labels |= {name: each["labels_id"] for name, each in heads.items()}
+    made_from = {head: content_id("train", labels_id, settings) for head, labels_id in labels.items()}
+    key = content_id("train", "heads", made_from) if heads else made_from[""]
     if (earlier := run.result("train", key)) is not None:
-        load_trained(run, earlier)  # a file that was lost or altered since is said now, not at three in the morning
+        load_heads(run, earlier)  # a file that was lost or altered since is said now, not at three in the morning
         return run.unchanged(earlier)
     drawn = run.result("sample", ranked["sample"])
     assert drawn is not None
-    with run.stage("train", key, unit="documents") as work:
-        labels = tables.read(SAMPLE_LABELS).where(F.col("labels_id") == ranked.key)
-        labelled = labels.join(sample(run, drawn).select("doc_id", "text"), "doc_id")
-        held_out = sampling.hash_fraction("doc_id", config.seed, "validation") < VALIDATION_SHARE
-        log = {"documents": 0, "positives": ranked["positives"]}
-        if config.import_fasttext:
-            model = classifier.import_fasttext(config.import_fasttext, config.positive_label)
-            origin = f"imported from {Path(config.import_fasttext).name}"
-        else:
-            model, fitted = _fit(run, work, labelled.where(~held_out))
-            log, origin = dataclasses.asdict(fitted), "trained"
-        counter, ratio = _token_counter(run, drawn, ranked["tokenizer"])
-        path = f"{_classifier_folder(run)}/{key}.safetensors"
-        sha256 = model.save(_classifier_path(run, path))
-        figures = _validate(run, labelled.where(held_out), model)
-        record = {
-            "classifier_id": key,
-            "path": path,
-            "sha256": sha256,
-            "origin": origin,
-            "labels_id": ranked.key,
-            "encoder_id": ranked["encoder_id"],
-            "parameters": json.dumps(settings, sort_keys=True, default=str),
-            "positives": int(log["positives"]),
-            "training_documents": int(log["documents"]),
-            "validation_documents": int(figures["documents"]),
-            "accuracy": figures["accuracy"],
-            "auc": figures["auc"],
-            "log_loss": figures["log_loss"],
-            "rank_correlation": figures["rank_correlation"],
-            "token_counter": counter,
-            "bytes_per_token": ratio,
-            "trained_on": drawn["corpus"],
-        }
-        row = run.spark.createDataFrame([tuple(record[c] for c in _names(run, CLASSIFIERS))], CLASSIFIERS.schema)
-        tables.replace(CLASSIFIERS, row, where={"classifier_id": key}, keys_are_unique=True)
-        work.rows_in, work.rows_out = drawn["rows"], int(log["documents"])
-        work.values = record
+    with run.stage("train", key, unit="documents", in_parts=bool(heads)) as work:
+        paths = {head: f"{_classifier_folder(run)}/{name}.safetensors" for head, name in made_from.items()}
+        found = tables.read(CLASSIFIERS).where(F.col("path").isin(*paths.values())).collect()
+        there = {row["path"]: row.asDict() for row in found}
+        written = {(row["classifier_id"], row["head"]) for row in found}
+        left = sum(path not in there for path in paths.values())
+        columns, records = _names(run, CLASSIFIERS), {}
+        for head, path in paths.items():
+            if path in there:
+                record = there[path]
+                _load(run, record)
+            else:
+                record = _train(run, work, ranked, drawn, labels[head], path, left)
+                record["parameters"] = json.dumps(settings, sort_keys=True, default=str)
+                left -= 1
+            record |= {"classifier_id": key, "head": head}
+            records[head] = {column: record[column] for column in columns}
+            if (key, head) not in written:
+                row = run.spark.createDataFrame([tuple(records[head].values())], CLASSIFIERS.schema)
+                tables.replace(CLASSIFIERS, row, where={"classifier_id": key, "head": head}, keys_are_unique=True)
+        work.rows_in = drawn["rows"]
+        work.rows_out = sum(record["training_documents"] for record in records.values())
+        main = {column: value for column, value in records.pop("").items() if column != "head"}
+        work.values = {**main, "heads": {head: _figures(record) for head, record in records.items()}}
+    trained = run.needs("train")
+    for head, figures in {"": trained.values, **trained["heads"]}.items():
+        _tell_validation(run, head, figures)
+    return trained
+
+
+def _figures(record: dict[str, Any]) -> dict[str, Any]:
+    """Of a head's classifier what later stages and reports need."""
+    names = ("path", "sha256", "labels_id", "positives", "training_documents", "accuracy", "auc", "log_loss")
+    return {name: record[name] for name in names}
+
+
+def _tell_validation(run: Run, head: str, figures: Mapping[str, Any]) -> None:
     accuracy, auc = figures["accuracy"], figures["auc"]
-    if accuracy is not None and auc is not None:
-        run.terminal.line(f"  validation: accuracy {accuracy:.3f}, AUC {auc:.3f}, log-loss {figures['log_loss']:.3f}")
-        if accuracy > 0.98:
-            run.warn(
-                f"validation accuracy {accuracy:.3f}: near 0.75 is normal (BETR 3.4); so high, the classifier may have "
-                "learned to tell sources apart"
-            )
-    return run.needs("train")
+    if accuracy is None or auc is None:
+        return
+    of = f"head {head}" if head else "validation"
+    run.terminal.line(f"  {of}: accuracy {accuracy:.3f}, AUC {auc:.3f}, log-loss {figures['log_loss']:.3f}")
+    if accuracy > 0.98:
+        run.warn(
+            f"{of + ': ' if head else ''}validation accuracy {accuracy:.3f}: near 0.75 is normal (BETR 3.4); so high, "
+            "the classifier may have learned to tell sources apart"
+        )
 
 
-def _fit(run: Run, work: Work, labelled: DataFrame) -> tuple[classifier.FoldedClassifier, classifier.TrainingLog]:
-    """Positives and as many negatives (by hash), in hashed order, streamed to the driver's compiled trainer."""
+def _train(
+    run: Run, work: Work, ranked: Outcome, drawn: Outcome, labels_id: str, path: str, left: int
+) -> dict[str, Any]:
+    """A classifier by these labels, in its file; all that CLASSIFIERS holds of it but its name and its settings."""
+    config = run.config
+    labels = run.tables.read(SAMPLE_LABELS).where(F.col("labels_id") == labels_id)
+    labelled = labels.join(sample(run, drawn).select("doc_id", "text"), "doc_id")
+    held_out = sampling.hash_fraction("doc_id", config.seed, "validation") < VALIDATION_SHARE
+    log = {"documents": 0, "positives": ranked["positives"]}
+    if config.import_fasttext:
+        model = classifier.import_fasttext(config.import_fasttext, config.positive_label)
+        origin = f"imported from {Path(config.import_fasttext).name}"
+    else:
+        model, fitted = _fit(run, work, labelled.where(~held_out), left)
+        log, origin = dataclasses.asdict(fitted), "trained"
+    counter, ratio = run.once("token counter", lambda: _token_counter(run, drawn, ranked["tokenizer"]))
+    sha256 = model.save(_classifier_path(run, path))
+    figures = _validate(run, labelled.where(held_out), model)
+    return {
+        "path": path,
+        "sha256": sha256,
+        "origin": origin,
+        "labels_id": labels_id,
+        "encoder_id": ranked["encoder_id"],
+        "positives": int(log["positives"]),
+        "training_documents": int(log["documents"]),
+        "validation_documents": int(figures["documents"]),
+        "accuracy": figures["accuracy"],
+        "auc": figures["auc"],
+        "log_loss": figures["log_loss"],
+        "rank_correlation": figures["rank_correlation"],
+        "token_counter": counter,
+        "bytes_per_token": ratio,
+        "trained_on": drawn["corpus"],
+    }
+
+
+def _fit(
+    run: Run, work: Work, labelled: DataFrame, left: int
+) -> tuple[classifier.FoldedClassifier, classifier.TrainingLog]:
+    """Positives and as many negatives (by hash), in hashed order, streamed to the driver's compiled trainer.
+
+    left: classifiers still to train, this one among them; about as many documents each.
+    """
     config = run.config
     counts = {row["label"]: row["count"] for row in labelled.groupBy("label").count().collect()}
     share_kept = min(1.0, counts.get(1, 0) / max(1, counts.get(0, 0)))
@@ -519,10 +659,12 @@ def _fit(run: Run, work: Work, labelled: DataFrame) -> tuple[classifier.FoldedCl
         for row in rows.select("text", "label").toLocalIterator():
             yield row["text"], row["label"]
 
+    before = work.progress.done
+
     def shown(done: int, total: int) -> None:
-        if work.progress.total != total:
-            work.progress.expect(total, unit="documents x epochs")
-        work.progress.advance(done - work.progress.done)
+        if work.progress.total != before + left * total:
+            work.progress.expect(before + left * total, unit="documents x epochs")
+        work.progress.advance(before + done - work.progress.done)
 
     return classifier.train_classifier(documents(), settings, progress=shown)
 
@@ -575,20 +717,36 @@ def _classifier_path(run: Run, path: str) -> str:
 
 def load_trained(run: Run, trained: Outcome) -> classifier.FoldedClassifier:
     """The classifier of a `train` outcome, checked against the sha256 that was recorded with it."""
-    return classifier.load_classifier(_classifier_path(run, trained["path"]), trained["sha256"])
+    return _load(run, trained.values)
+
+
+def load_heads(run: Run, trained: Outcome) -> dict[str, classifier.FoldedClassifier]:
+    """Every classifier of a `train` outcome by its head, "" for all targets, in order of names; each checked."""
+    heads = {"": trained.values, **trained.values.get("heads", {})}
+    return {head: _load(run, heads[head]) for head in sorted(heads)}
+
+
+def _load(run: Run, record: Mapping[str, Any]) -> classifier.FoldedClassifier:
+    return classifier.load_classifier(_classifier_path(run, record["path"]), record["sha256"])
 
 
 # -- score -------------------------------------------------------------------------------------------------------------
 
 
 def score(run: Run) -> Outcome:
-    """Score every document that this classifier hasn't scored yet (3.4), chunk by chunk; each chunk is one commit."""
+    """Score every document that this classifier hasn't scored yet (3.4), chunk by chunk; each chunk is one commit.
+
+    A classifier with heads scores by all of them in the same pass, under an id of its own: no row is half filled.
+    """
     config, tables = run.config, run.tables
     trained = run.needs("train")
+    if config.heads and not trained.values.get("heads"):
+        raise InputError("--heads: the classifier is for all targets only: run `betr train --heads` first")
     key = content_id("score", trained.key, corpus_key(run))
     if (earlier := run.result("score", key)) is not None:
         return run.unchanged(earlier)
-    model = load_trained(run, trained)
+    models = load_heads(run, trained)
+    heads = tuple(models)[1:]
     counter: scoring.TokenCounter = (
         scoring.ExactTokens.load(trained["token_counter"])
         if trained["bytes_per_token"] is None
@@ -599,7 +757,8 @@ def score(run: Run) -> Outcome:
         done = {r["chunk"] for r in tables.read(CORPUS_SCORES).where(mine).select("chunk").distinct().collect()}
         chunks = {chunk: size for chunk, size in corpus_chunks(run).items() if chunk not in done}
         work.progress.expect(sum(count for count, _ in chunks.values()))
-        shared = share(run.spark, model.to_bytes())
+        payloads = tuple(model.to_bytes() for model in models.values())
+        shared: Shared[scoring.Payload] = share(run.spark, payloads if heads else payloads[0])
         corpus, way, reason = tables.read(DOCUMENTS), "", ""
         files: dict[str, list[file_scoring.DataFile]] = {}
         if chunks:
@@ -617,13 +776,18 @@ def score(run: Run) -> Outcome:
                         files.get(chunk, []), ("doc_id", "source", "text"), tasks=default_parallelism(run.spark)
                     )
                     scores = file_scoring.score_files(
-                        run.spark, shares, corpus.schema, classifier=shared, tokens=counter, keep=("source",)
+                        run.spark, shares, corpus.schema, classifier=shared, tokens=counter, keep=("source",),
+                        heads=heads,
                     )
                 else:
                     documents = corpus.where(F.col("chunk") == chunk)
-                    scores = scoring.score_documents(documents, classifier=shared, tokens=counter, keep=("source",))
+                    scores = scoring.score_documents(
+                        documents, classifier=shared, tokens=counter, keep=("source",), heads=heads
+                    )
                 # Sorted by score, so that a cut skips the row groups below it.
                 scores = scores.sortWithinPartitions("score", "doc_id")
+                if not heads:
+                    scores = scores.withColumn("heads", F.lit(None))
                 tables.replace(
                     CORPUS_SCORES,
                     # What a chunk has in common needn't travel to Python and back.
@@ -644,6 +808,7 @@ def score(run: Run) -> Outcome:
             "corpus": corpus_key(run),
             "documents": totals["n"],
             "tokens": totals["t"],
+            "heads": heads,
             "read": way,
             "read_because": reason,
         }
@@ -689,6 +854,7 @@ def select(run: Run) -> Outcome:
             classifier_id=scored["classifier_id"],
             selection_id=key,
             documents=tables.read(DOCUMENTS).select("doc_id", "metadata") if by_metadata else None,
+            heads=scored.values.get("heads", ()),
         )
         work.progress.expect(cut.kept_documents)
         work.progress.batch(cut.kept_documents)

@@ -16,19 +16,22 @@ IMPORTED_FILES = TableSpec(
 
 CLASSIFIERS = TableSpec(
     "classifiers",
-    key=("classifier_id",),
+    key=("classifier_id", "head"),
     schema=(
-        "classifier_id string, path string, sha256 string, origin string, labels_id string, encoder_id string, "
-        "parameters string, positives bigint, training_documents bigint, validation_documents bigint, accuracy double, "
-        "auc double, log_loss double, rank_correlation double, token_counter string, bytes_per_token double, "
-        "trained_on string"
+        "classifier_id string, head string, path string, sha256 string, origin string, labels_id string, "
+        "encoder_id string, parameters string, positives bigint, training_documents bigint, "
+        "validation_documents bigint, accuracy double, auc double, log_loss double, rank_correlation double, "
+        "token_counter string, bytes_per_token double, trained_on string"
     ),
 )
 
 CORPUS_SCORES = TableSpec(
     "corpus_scores",
     key=("classifier_id", "doc_id"),
-    schema="classifier_id string, chunk string, doc_id string, score double, tokens bigint, source string",
+    schema=(
+        "classifier_id string, chunk string, doc_id string, score double, tokens bigint, source string, "
+        "heads map<string,double>"
+    ),
     partition_by=("classifier_id", "chunk"),
 )
 

@@ -20,15 +20,20 @@ CONFIGS = [
     SelectionConfig(keep=0.2, name="hard"),
     SelectionConfig(keep=0.2, name="soft", mode="soft", seed=5),
     SelectionConfig(keep=0.4, name="quota", quotas=("source=web:0.5",)),
+    SelectionConfig(keep=0.3, name="share", quotas=("head=arc:0.5", "head=boolq:0.2")),
 ]
+HEADS = {d: {"arc": (i % 4) / 4, "boolq": (i % 3) / 4} for i, (d, *_) in enumerate(ROWS)}
 
 
 @pytest.fixture(scope="module")
 def tables(spark: SparkSession) -> dict[str, DataFrame]:
-    scores = spark.createDataFrame(ROWS, "doc_id string, score double, tokens bigint, source string")
+    scores = spark.createDataFrame(
+        [(*row, HEADS[row[0]]) for row in ROWS],
+        "doc_id string, score double, tokens bigint, source string, heads map<string,double>")
     selected, runs = [], []
     for config in CONFIGS:
-        selection = select(scores, config, classifier_id="c", selection_id=selection_id("s", config))
+        selection = select(
+            scores, config, classifier_id="c", selection_id=selection_id("s", config), heads=("arc", "boolq"))
         selected += [tuple(r) for r in selection.rows.collect()]
         row = selection.run_row(version=1, run_id="r", created="2025-01-01T00:00:00Z")
         runs.append(tuple(row[name] for name in SELECTION_RUNS.struct(spark).names))
@@ -78,13 +83,14 @@ def test_verdicts_agree_with_the_selections(tables: dict[str, DataFrame], d04: E
     """A document's key stands on the side of its threshold that the selection put it on."""
     found = d04 if doc_id == "d04" else explained(tables, doc_id)
     chosen = {r["selection_id"] for r in tables["selections"].where(f"doc_id = '{doc_id}'").collect()}
-    assert [v.name for v in found.selections] == ["hard", "quota", "soft"]
+    assert [v.name for v in found.selections] == ["hard", "quota", "share", "soft"]
     for verdict in found.selections:
         assert verdict.selected == (verdict.selection_id in chosen)
         assert verdict.threshold is not None
         assert verdict.key >= verdict.threshold if verdict.selected else verdict.key <= verdict.threshold
-    quota = found.selections[1].quota
+    quota, share = found.selections[1].quota, found.selections[2].quota
     assert quota == ("source=web" if int(doc_id[1:]) % 4 == 0 else "")
+    assert share == {"d04": "head=boolq", "d02": "head=arc"}[doc_id]  # 0 against 1/4, and two halves
 
 
 def test_sampled_document_names_its_nearest_example(d04: Explanation) -> None:
@@ -95,7 +101,7 @@ def test_sampled_document_names_its_nearest_example(d04: Explanation) -> None:
     assert found.contributions == (("text", 0.4), ("text of d04", 0.2), ("of", -0.1))
     shown = text_of(found)
     for piece in ("document d04", "rank 3 for the example e1 of arc_easy, similarity 0.7500", "Why is the sky blue?",
-                  f"rank {found.rank} of 30", "+0.4000", "-0.1000"):
+                  f"rank {found.rank} of 30", "+0.4000", "-0.1000", "by head: boolq 0.250000, arc 0.000000"):
         assert piece in shown
 
 
@@ -109,7 +115,8 @@ def test_json_holds_the_whole_explanation(d04: Explanation) -> None:
     told: dict[str, Any] = json.loads(json.dumps(as_json(d04)))
     assert told["doc_id"] == "d04"
     assert told["sampled"]["benchmark"] == "arc_easy"
-    assert len(told["selections"]) == 3
+    assert len(told["selections"]) == 4
+    assert told["heads"] == {"arc": 0.0, "boolq": 0.25}
 
 
 def test_id_that_is_not_there_is_refused_with_what_became_of_it(tables: dict[str, DataFrame]) -> None:

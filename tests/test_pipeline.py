@@ -227,6 +227,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_half_written(
         ({"documents": ()}, "holds no documents yet: name some with --documents"),
         ({"columns": "text=body"}, r"no column 'body'; it has \['domain', 'id', 'license', 'source', 'text'\]"),
         ({"encoder": "no model at all"}, "no model at all"),
+        ({"head": "arc_easy"}, "by the head 'arc_easy', but the scores are for all targets only: run `betr run --heads`"),
+        ({"heads": True, "quota": ("head=piqa:0.2",)}, "there is no head 'piqa'; there are arc_easy, openbookqa"),
     ]
     for change, message in refused:
         with pytest.raises(InputError, match=message):

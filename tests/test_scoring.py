@@ -151,6 +151,50 @@ def test_an_unreadable_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
         ExactTokens.load(str(tmp_path))
 
 
+# -- heads -------------------------------------------------------------------------------------------------------------
+
+NAMES = ("arc", "böölq")
+
+
+@pytest.fixture(scope="module")
+def heads(classifier: FoldedClassifier) -> tuple[FoldedClassifier, ...]:
+    """The classifier for all targets, and two heads: the same features, other words and weights."""
+    config = TrainingConfig(dim=4, learning_rate=1.0, min_count=1, buckets=100)
+    made = []
+    for word in ("naïve", "task"):
+        documents = [(f"{word} text {i % 7}", 1) for i in range(20)] + [(f"the other {i % 3}", 0) for i in range(20)]
+        made.append(train_classifier(documents, config)[0])
+    return classifier, *made
+
+
+@pytest.mark.connect
+def test_heads_score_beside_in_the_same_pass_and_change_no_score(
+    spark: SparkSession, stored: Path, heads: tuple[FoldedClassifier, ...]
+) -> None:
+    documents = Tables(spark, str(stored)).read(STORED)
+    given: dict[str, Any] = {
+        "classifier": share(spark, tuple(each.to_bytes() for each in heads)), "tokens": BytesPerToken(3.7),
+        "keep": KEPT, "heads": NAMES,
+    }
+    with batch_size(spark, 7):
+        through = score_documents(documents, **given)
+        expected = settled(through)
+    shares = plan(list_files(documents, ("chunk",)), ("doc_id", "text", *KEPT), tasks=3)
+    by_files = score_files(spark, shares, documents.schema, **given, batch_bytes=40)
+    assert through.columns == ["doc_id", "score", "tokens", *KEPT, "heads"]
+    assert by_files.schema == through.schema
+    assert settled(by_files) == expected and len(expected) == 132
+
+    main, *others = (each.score(pa.array(TEXTS)) for each in heads)
+    for row in through.collect():
+        i = int(row["doc_id"][1:]) % len(TEXTS)
+        if TEXTS[i] is None:
+            assert row["score"] is None and row["heads"] is None
+        else:
+            assert row["score"] == main[i]
+            assert list(row["heads"].items()) == [(name, float(s[i])) for name, s in zip(NAMES, others, strict=True)]
+
+
 # -- files in the task -------------------------------------------------------------------------------------------------
 
 CHUNKS = ("c 0%", "c1/ü", "c2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from itertools import combinations, permutations
 from typing import Any
@@ -56,9 +56,13 @@ def documents(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame(rows, "doc_id string, metadata map<string,string>")
 
 
-def run(scores: DataFrame, documents: DataFrame | None = None, **settings: Any) -> Selection:
+def run(
+    scores: DataFrame, documents: DataFrame | None = None, *, heads: Collection[str] = (), **settings: Any
+) -> Selection:
     config = SelectionConfig(**settings)
-    return select(scores, config, classifier_id="c", selection_id=selection_id("scored", config), documents=documents)
+    return select(
+        scores, config, classifier_id="c", selection_id=selection_id("scored", config), documents=documents, heads=heads
+    )
 
 
 def kept_of(selection: Selection) -> set[str]:
@@ -170,6 +174,61 @@ def test_quotas_of_metadata_read_no_text(scores: DataFrame, documents: DataFrame
     assert kept_of(selection) == best(german, 200) | best(others, 600)
 
 
+# Many ties; piqa is nobody's highest.
+HEADS = {
+    d: {"arc": i * 7 % 10 / 10 + 1e-5, "boolq": i * 3 % 8 / 10 + 1e-5, "piqa": 1e-5} for i, (d, *_) in enumerate(ROWS)
+}
+HIGHEST = {d: sorted((-score, name) for name, score in heads.items())[0] for d, heads in HEADS.items()}
+NAMES = tuple(HEADS["doc000"])
+
+
+@pytest.fixture(scope="module")
+def headed(spark: SparkSession) -> DataFrame:
+    rows = [(*row, HEADS[row[0]]) for row in ROWS]
+    return spark.createDataFrame(rows, f"{SCHEMA}, heads map<string,double>")
+
+
+@pytest.mark.parametrize("mode", ["hard", "soft"])
+def test_a_head_is_cut_as_if_it_were_the_score(spark: SparkSession, headed: DataFrame, mode: str) -> None:
+    selection = run(headed, tokens=900, mode=mode, head="boolq", quotas=("source=code:0.3",), heads=NAMES)
+    alone = spark.createDataFrame([(d, HEADS[d]["boolq"], t, s) for d, _, t, s in ROWS], SCHEMA)
+    expected = run(alone, tokens=900, mode=mode, quotas=("source=code:0.3",))
+    assert selection.cuts == expected.cuts
+    assert sorted(r[1:] for r in selection.rows.collect()) == sorted(r[1:] for r in expected.rows.collect())
+
+
+@pytest.mark.connect
+@pytest.mark.parametrize("mode", ["hard", "soft"])
+def test_quotas_of_heads_are_of_the_documents_that_each_scores_highest(
+    spark: SparkSession, headed: DataFrame, mode: str
+) -> None:
+    selection = run(headed, tokens=1000, mode=mode, quotas=("head=arc:0.2", "head=boolq:0.5"), heads=NAMES)
+    rows = [(d, -HIGHEST[d][0], t, HIGHEST[d][1]) for d, _, t, _ in ROWS]
+    assert sum(len(set(heads.values())) < 3 for heads in HEADS.values()) > 10
+    expected = run(spark.createDataFrame(rows, SCHEMA), tokens=1000, mode=mode, quotas=("source=arc:0.2", "source=boolq:0.5"))
+    assert selection.cuts == expected.cuts
+    assert sorted(r[1:] for r in selection.rows.collect()) == sorted(r[1:] for r in expected.rows.collect())
+    assert selection.cuts[""].kept_rows == 0  # every document is one head's or the other's
+    if mode == "hard":
+        kept = [best([(s, d, t) for d, s, t, head in rows if head == name], budget) for name, budget in
+                zip(("arc", "boolq"), (285, 714), strict=True)]
+        assert kept_of(selection) == kept[0] | kept[1]
+
+
+def test_a_head_that_is_nobodys_highest_leaves_its_share_to_the_others(headed: DataFrame) -> None:
+    selection = run(headed, tokens=1000, quotas=("head=piqa:0.4",), heads=NAMES)
+    assert "quota of head: 'piqa' holds 0 tokens of the 400" in selection.warnings[0]
+    assert kept_of(selection) == best([(-HIGHEST[d][0], d, t) for d, _, t, _ in ROWS], 1000)
+
+
+def test_a_head_that_is_not_there_is_refused_with_those_that_are(headed: DataFrame) -> None:
+    for settings in ({"head": "wino"}, {"quotas": ("head=arc:0.1", "head=wino:0.1")}):
+        with pytest.raises(InputError, match=r"there is no head 'wino'; there are arc, boolq, piqa$"):
+            run(headed, keep=0.1, heads=NAMES, **settings)
+    with pytest.raises(InputError, match=r"by the head 'arc', but the scores are for all targets only: run `betr run --heads`"):
+        run(headed, keep=0.1, head="arc")
+
+
 def test_value_with_too_few_tokens_gives_its_rest_to_the_others(scores: DataFrame) -> None:
     code = sum(t for *_, t, source in ROWS if source == "code")
     budget = code * 2 + 500
@@ -266,7 +325,9 @@ def test_selection_id_names_scores_and_settings() -> None:
         ({"keep": 0.1, "mode": "warm"}, "mode must be one of hard, soft; got 'warm'"),
         ({"keep": 0.1, "temperature": 0.0}, "temperature must be a number above 0; got 0.0"),
         ({"keep": 0.1, "name": " "}, "needs a name"),
-        ({"keep": 0.1, "quotas": ("wiki:0.1",)}, "a quota reads source=VALUE:SHARE or metadata.KEY=VALUE:SHARE"),
+        ({"keep": 0.1, "quotas": ("wiki:0.1",)}, "a quota reads source=VALUE:SHARE, metadata.KEY=VALUE:SHARE or head=NAME:SHARE"),
+        ({"keep": 0.1, "quotas": ("head=a:0.1", "source=b:0.1")}, "of one field; got head and source"),
+        ({"keep": 0.1, "head": "a", "quotas": ("head=b:0.1",)}, "head a and quotas of heads exclude each other"),
         ({"keep": 0.1, "quotas": ("license=mit:0.1",)}, "got 'license=mit:0.1'"),
         ({"keep": 0.1, "quotas": ("source=wiki:1.1",)}, r"share must be in \(0, 1\]; got '1.1'"),
         ({"keep": 0.1, "quotas": ("source=wiki:much",)}, r"share must be in \(0, 1\]; got 'much'"),
