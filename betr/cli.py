@@ -23,7 +23,7 @@ STAGE_COMMANDS = {
     "score": "score every document that has no score yet",
     "select": "cut the scored corpus at a token budget",
 }
-VIEWS = ("summary", "runs", "selections", "classifiers", "tables", "rejected", "duplicates")
+VIEWS = ("summary", "run", "runs", "selections", "classifiers", "tables", "rejected", "duplicates")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +52,9 @@ def build_parser() -> ArgumentParser:
 
     show_ = base_parser(RunConfig)
     show_.add_argument("view", type=str, nargs="?", default="summary", choices=VIEWS, help="what to show")
-    commands.add_subcommand("show", show_, help="runs, selections, classifiers, tables, rejected rows")
+    id_help = "of the view run: the run's id, the id's beginning, or latest"
+    show_.add_argument("id", type=str | None, nargs="?", default=None, help=id_help)
+    commands.add_subcommand("show", show_, help="runs, where their time went, selections, tables, rejected rows")
     return parser
 
 
@@ -64,7 +66,7 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
     if command == "explain":
         return show.explain(config, arguments.doc_id, spark=spark, terminal=terminal)
     if command == "show":
-        return show.show(config, arguments.view, spark=spark, terminal=terminal)
+        return show.show(config, arguments.view, spark=spark, terminal=terminal, run_id=arguments.id)
     return pipeline.run_stage(command, config, spark=spark, terminal=terminal)
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import DoubleType, LongType, StructField, StructType
 
 from betr.classifier import FoldedClassifier
+from curation.clock import StageClock, timed, timed_schema
 from curation.errors import InputError, MissingExtraError
 from curation.session import Shared
 
@@ -141,17 +142,23 @@ def _classifier(payload: bytes) -> FoldedClassifier:
 
 
 def score_documents(
-    documents: DataFrame, *, classifier: Shared[bytes], tokens: TokenCounter, keep: Sequence[str] = ()
+    documents: DataFrame, *, classifier: Shared[bytes], tokens: TokenCounter, keep: Sequence[str] = (),
+    clock: StageClock | None = None,
 ) -> DataFrame:
     """doc_id, score (double), tokens (bigint) and the columns `keep` of every document; both null where text is null.
 
     `documents` has doc_id and text; `classifier` shares `FoldedClassifier.to_bytes()`. A row depends on its text alone:
-    no partitioning and no batch size changes it.
+    no partitioning and no batch size changes it. clock: notes what the tasks spend on reading and on scoring.
     """
-    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from score_batches(batches, classifier=classifier, tokens=tokens, keep=keep)
+    is_timed, schema = clock is not None, scored_schema(documents.schema, keep)
 
-    return documents.select("doc_id", *keep, "text").mapInArrow(score, scored_schema(documents.schema, keep))
+    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        work = partial(score_batches, classifier=classifier, tokens=tokens, keep=keep)
+        yield from timed(batches, work) if is_timed else work(batches)
+
+    rows = documents.select("doc_id", *keep, "text")
+    scores = rows.mapInArrow(score, timed_schema(schema) if is_timed else schema)
+    return scores if clock is None else clock.watch(scores)
 
 
 def scored_schema(documents: StructType, keep: Sequence[str] = ()) -> StructType:

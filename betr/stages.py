@@ -130,6 +130,7 @@ def import_documents(run: Run) -> Outcome:
         copies = tables.read(DUPLICATE_DOCUMENTS).where(this_one).count() if "duplicate" in aside else 0
         work.rows_out = sum(count for count, _ in chunks.values())
         work.rows_in = work.rows_out + sum(reasons.values()) + copies
+        work.bytes_in = sum(each.bytes for each in fresh)
         if not chunks and not imports(run):
             raise InputError(
                 f"--documents: not one document is left of {work.rows_in} rows; rejected: {_reasons(reasons)}; "
@@ -188,15 +189,8 @@ def read_targets(run: Run) -> Outcome:
     if (earlier := run.result("targets", key)) is not None:
         return run.unchanged(earlier)
     with run.stage("targets", key, unit="examples") as work:
-        asked = int(config.per_benchmark) if config.per_benchmark.isdigit() else None
-        how: dict[str, Any] = {
-            "seed": config.seed,
-            "templates": _templates(run),
-            "allow_splits": set(config.allow_test),
-        }
-        found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=asked, **how)
-        if config.per_benchmark == "equal":
-            found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=min(found.available.values()), **how)
+        with work.clock.counting("reading"):
+            found = find_examples(run)
         examples = found.to_frame(run.spark, targets_id=key)
         tables.replace(BENCHMARK_EXAMPLES, examples, where={"targets_id": key}, keys_are_unique=True)
         rejected = Counter(f"{each.benchmark}: {each.reason}" for each in found.rejected)
@@ -209,6 +203,17 @@ def read_targets(run: Run) -> Outcome:
     if rejected:
         run.warn(f"benchmark rows that gave no example: {_reasons(rejected)}")
     return run.needs("targets")
+
+
+def find_examples(run: Run) -> benchmarks.BenchmarkExamples:
+    """The examples that the configuration asks for, read on the driver."""
+    config, sources = run.config, _sources(run)
+    how: dict[str, Any] = {"seed": config.seed, "templates": _templates(run), "allow_splits": set(config.allow_test)}
+    asked = int(config.per_benchmark) if config.per_benchmark.isdigit() else None
+    found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=asked, **how)
+    if config.per_benchmark != "equal":
+        return found
+    return benchmarks.read_benchmarks(run.spark, sources, per_benchmark=min(found.available.values()), **how)
 
 
 def targets(run: Run, outcome: Outcome) -> DataFrame:
@@ -238,7 +243,8 @@ def draw_sample(run: Run) -> Outcome:
         documents = tables.read(DOCUMENTS)
         available = sum(count for count, _ in corpus_chunks(run).values())
         work.rows_in = available
-        below, last = _sample_bound(run, documents, available)
+        with work.clock.counting("compute"):
+            below, last = _sample_bound(run, documents, available)
         drawn = sampling.sample_documents(documents, seed=config.seed, below=below, last_id=last)
         there = tables.read(CORPUS_SAMPLE).where(F.col("seed") == config.seed).select("doc_id")
         new = drawn.join(there, "doc_id", "left_anti")
@@ -306,7 +312,11 @@ def embed(run: Run) -> Outcome:
             tasks = _embedding_tasks(run, count)
             work.progress.batch(count, tasks=tasks)
             texts = part.rows_of(wave).repartition(tasks)
-            embedded = embedding.embed(texts, id_column=part.id, encoder=encoder, kind=part.kind, profile=profile)
+            # How many tasks share the GPUs of a cluster isn't known here, and without it their seconds say nothing.
+            clock = work.clock if profile is None else None
+            embedded = embedding.embed(
+                texts, id_column=part.id, encoder=encoder, kind=part.kind, profile=profile, clock=clock, tasks=tasks
+            )
             encoder_id = F.lit(encoder.encoder_id).alias("encoder_id")
             tables.append(part.spec, embedded, keys=texts.select(part.id, encoder_id))
             work.progress.advance(count)
@@ -386,8 +396,9 @@ def rank(run: Run) -> Outcome:
         return run.unchanged(earlier)
     with run.stage("rank", key, unit="documents") as work:
         documents, example_rows = embeddings(run, embedded)
-        examples = ranking.collect_examples(example_rows)
-        n, m = documents.count(), len(examples.ids)
+        with work.clock.counting("reading"):
+            examples = ranking.collect_examples(example_rows)
+            n, m = documents.count(), len(examples.ids)
         work.rows_in = n * m
         work.progress.expect(n)
         work.progress.batch(n)
@@ -401,11 +412,13 @@ def rank(run: Run) -> Outcome:
             tables.replace(SAMPLE_RELEVANCE, means.withColumn("ranking_id", F.lit(key)), where={"ranking_id": key})
             relevance = tables.read(SAMPLE_RELEVANCE).where(F.col("ranking_id") == key).drop("ranking_id")
         while True:
-            ranks = ranking.rank_documents(documents, shared, k=k).withColumn("ranking_id", F.lit(key))
+            ranks = ranking.rank_documents(documents, shared, k=k, clock=work.clock)
+            ranks = ranks.withColumn("ranking_id", F.lit(key))
             tables.replace(SAMPLE_RANKS, ranks, where={"ranking_id": key}, keys_are_unique=True)
             ranks = tables.read(SAMPLE_RANKS).where(F.col("ranking_id") == key)
             try:
-                cutoff = _cutoff(documents.select("doc_id"), ranks, relevance, k, config.positive_fraction)
+                with work.clock.counting("compute"):
+                    cutoff = _cutoff(documents.select("doc_id"), ranks, relevance, k, config.positive_fraction)
                 break
             except ranking.CutoffBeyondK as beyond:
                 run.terminal.line(f"  the k = {k:,} best of each example are too few; again with {beyond.next_k:,}")
@@ -469,8 +482,10 @@ def train(run: Run) -> Outcome:
             log, origin = dataclasses.asdict(fitted), "trained"
         counter, ratio = _token_counter(run, drawn, ranked["tokenizer"])
         path = f"{_classifier_folder(run)}/{key}.safetensors"
-        sha256 = model.save(_classifier_path(run, path))
-        figures = _validate(run, labelled.where(held_out), model)
+        with work.clock.counting("writing"):
+            sha256 = model.save(_classifier_path(run, path))
+        with work.clock.counting("compute"):
+            figures = _validate(run, labelled.where(held_out), model)
         record = {
             "classifier_id": key,
             "path": path,
@@ -524,7 +539,8 @@ def _fit(run: Run, work: Work, labelled: DataFrame) -> tuple[classifier.FoldedCl
             work.progress.expect(total, unit="documents x epochs")
         work.progress.advance(done - work.progress.done)
 
-    return classifier.train_classifier(documents(), settings, progress=shown)
+    with work.clock.counting("compute"):
+        return classifier.train_classifier(work.clock.waiting(documents()), settings, progress=shown)
 
 
 def _validate(run: Run, held_out: DataFrame, model: classifier.FoldedClassifier) -> dict[str, Any]:
@@ -599,6 +615,7 @@ def score(run: Run) -> Outcome:
         done = {r["chunk"] for r in tables.read(CORPUS_SCORES).where(mine).select("chunk").distinct().collect()}
         chunks = {chunk: size for chunk, size in corpus_chunks(run).items() if chunk not in done}
         work.progress.expect(sum(count for count, _ in chunks.values()))
+        work.bytes_in = sum(size for _, size in chunks.values())
         shared = share(run.spark, model.to_bytes())
         corpus, way, reason = tables.read(DOCUMENTS), "", ""
         files: dict[str, list[file_scoring.DataFile]] = {}
@@ -617,11 +634,14 @@ def score(run: Run) -> Outcome:
                         files.get(chunk, []), ("doc_id", "source", "text"), tasks=default_parallelism(run.spark)
                     )
                     scores = file_scoring.score_files(
-                        run.spark, shares, corpus.schema, classifier=shared, tokens=counter, keep=("source",)
-                    )
+                        run.spark, shares, corpus.schema, classifier=shared, tokens=counter, keep=("source",),
+                        clock=work.clock,
+                    )  # fmt: skip
                 else:
                     documents = corpus.where(F.col("chunk") == chunk)
-                    scores = scoring.score_documents(documents, classifier=shared, tokens=counter, keep=("source",))
+                    scores = scoring.score_documents(
+                        documents, classifier=shared, tokens=counter, keep=("source",), clock=work.clock
+                    )
                 # Sorted by score, so that a cut skips the row groups below it.
                 scores = scores.sortWithinPartitions("score", "doc_id")
                 tables.replace(
@@ -683,13 +703,14 @@ def select(run: Run) -> Outcome:
     with run.stage("select", key, unit="documents") as work:
         scores = tables.read(CORPUS_SCORES).where(F.col("classifier_id") == scored["classifier_id"])
         by_metadata = (wanted.quota_field or "").startswith("metadata.")
-        cut = selection.select(
-            scores,
-            wanted,
-            classifier_id=scored["classifier_id"],
-            selection_id=key,
-            documents=tables.read(DOCUMENTS).select("doc_id", "metadata") if by_metadata else None,
-        )
+        with work.clock.counting("compute"):
+            cut = selection.select(
+                scores,
+                wanted,
+                classifier_id=scored["classifier_id"],
+                selection_id=key,
+                documents=tables.read(DOCUMENTS).select("doc_id", "metadata") if by_metadata else None,
+            )
         work.progress.expect(cut.kept_documents)
         work.progress.batch(cut.kept_documents)
         # The scores' key is unique, and a cut only leaves rows out.

@@ -37,7 +37,17 @@ STAGE_RUNS = TableSpec(
     key=("stage", "key", "state", "run_id"),
     schema=(
         "stage string, key string, state string, run_id string, started timestamp, seconds double, rows_in bigint, "
-        "rows_out bigint, settings string, outcome string"
+        "rows_out bigint, settings string, outcome string, bytes_in bigint, bytes_out bigint, files bigint, "
+        "seconds_reading double, seconds_compute double, seconds_writing double, seconds_commits double"
+    ),
+    added=(
+        "bytes_in",
+        "bytes_out",
+        "files",
+        "seconds_reading",
+        "seconds_compute",
+        "seconds_writing",
+        "seconds_commits",
     ),
 )
 
