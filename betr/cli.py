@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from betr import pipeline, show
+from betr import pipeline, show, trial
 from betr.config import RunConfig
+from betr.trial import EstimateConfig
 from curation.command import base_parser, config_parser, open_session, read_config, run_command
 from curation.progress import Terminal
 
@@ -46,6 +48,11 @@ def build_parser() -> ArgumentParser:
     for name, help_ in STAGE_COMMANDS.items():
         commands.add_subcommand(name, config_parser(RunConfig, name), help=help_)
 
+    commands.add_subcommand(
+        "estimate",
+        config_parser(EstimateConfig, None),
+        help="try slices of the documents, and say what `run` would take: time, machines, bytes, money",
+    )
     explain_ = base_parser(RunConfig)
     explain_.add_argument("doc_id", type=str, help="the document's id")
     commands.add_subcommand("explain", explain_, help="why a document is in a selection, or isn't")
@@ -59,6 +66,10 @@ def build_parser() -> ArgumentParser:
 
 
 def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
+    if command == "estimate":
+        planned, began = read_config(EstimateConfig, arguments), time.monotonic()
+        spark = open_session(arguments)
+        return trial.estimate(planned, spark=spark, terminal=terminal, start=time.monotonic() - began)
     config = read_config(RunConfig, arguments)
     spark = open_session(arguments)
     if command == "run":

@@ -1,5 +1,6 @@
 """The command line's manners: help, exit codes, one sentence for bad input, JSON alone on stdout."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from betr import cli
 from betr.config import RunConfig, options
+from betr.trial import EstimateConfig
 from curation.command import read_config
 from curation.errors import InputError
 from tests.helpers import run_command
@@ -17,13 +19,14 @@ def config(**changed: Any) -> RunConfig:
     return RunConfig(**{"tables": "/t", **changed})
 
 
-@pytest.mark.parametrize("command", ["run", *cli.STAGE_COMMANDS, "explain", "show"])
+@pytest.mark.parametrize("command", ["run", "estimate", *cli.STAGE_COMMANDS, "explain", "show"])
 def test_every_command_tells_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.build_parser().parse_args([command, "--help"])
     assert exit_.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    expected = {"run": options(), "explain": [], "show": []}.get(command, options(command))
+    of_estimate = dataclasses.fields(EstimateConfig)
+    expected = {"run": options(), "estimate": of_estimate, "explain": [], "show": []}.get(command, options(command))
     for option in expected:
         assert f"--{option.name.replace('_', '-')}" in shown
 
