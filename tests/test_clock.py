@@ -99,6 +99,14 @@ def test_tasks_seconds_over_those_at_once_are_seconds_on_the_clock(
     assert (split.reading, split.compute, split.writing) == pytest.approx(expected)
 
 
+def test_jobs_that_are_watched_stand_for_those_that_are_not() -> None:
+    stage = StageClock()
+    stage.watched = 0.25
+    stage._watched.append((SimpleNamespace(get={"reading": 1_000_000_000, "compute": 500_000_000}), 1))
+    split = stage.split(10.0)
+    assert (split.reading, split.compute, split.writing) == pytest.approx((4.0, 2.0, 4.0))
+
+
 def test_without_an_answer_nothing_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "ANSWER_SECONDS", 0.01)
     stage = StageClock()
