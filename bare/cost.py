@@ -57,7 +57,10 @@ class PriceTable:
 
 
 def load_prices(path: str) -> PriceTable:
-    """A YAML file: `currency: EUR` and `models:`, each with input_per_million, output_per_million, per_hour."""
+    """A YAML file: `currency: EUR` and `models:`, each with input_per_million, output_per_million, per_hour.
+
+    `machines`, of `betr estimate`, may stand beside them: one file serves both.
+    """
     try:
         data = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -66,10 +69,12 @@ def load_prices(path: str) -> PriceTable:
         raise InputError(f"price table {path} is no YAML: {' '.join(str(error).split())}") from error
     if (
         not isinstance(data, Mapping)
-        or set(data) - {"currency", "models"}
+        or set(data) - {"currency", "models", "machines"}
         or not isinstance(data.get("models"), Mapping)
     ):
-        raise InputError(f"price table {path} must hold `models` and may hold `currency`, and nothing else")
+        raise InputError(
+            f"price table {path} must hold `models` and may hold `currency` and `machines`, and nothing else"
+        )
     currency = data.get("currency", "USD")
     if not isinstance(currency, str) or not currency.strip():
         raise InputError(f"price table {path}: currency must be a text such as EUR; got {currency!r}")

@@ -85,10 +85,31 @@ def _section(name: str, result: Result, figures: Mapping[str, str]) -> str:
     if memory:
         rows = [[case["case"], *(number(case[part]) for part in memory)] for case in result["cases"]]
         parts.append(_table(("peak", *(part.replace("_", " ") for part in memory)), rows))
+    if "profile" in result:
+        parts += _profile(result)
     if result["targets"]:
         parts.append(_table(("figure", "reach", "measured", "reached"), [_target_row(t) for t in result["targets"]]))
     parts += [f"Equal before timing: {_md(result['checked'])}.", _md(result["note"]), f"Machine: {_machine(result)}."]
     return "\n\n".join(part for part in parts if part)
+
+
+def _profile(result: Result) -> list[str]:
+    """What each case's seconds went to, and the three largest of all these by name."""
+    parts, beside = result["profile"]["parts"], result["profile"]["beside"]
+    cases = [case for case in result["cases"] if any(case.get(part) is not None for part in parts)]
+    rows = [[_md(case["case"]), *(number(case.get(name)) for name in (*parts, *beside))] for case in cases]
+    whole = sum(case[part] or 0.0 for case in cases for part in parts)
+    costs = [(case[part], case["case"], part) for case in cases for part in parts if case.get(part)]
+    told = [
+        f"{_md(case)}, {_words(part)}: {number(seconds)} s, {percent(seconds / whole)}"
+        for seconds, case, part in sorted(costs, reverse=True)[:3]
+    ]
+    header = ("where the seconds go", *map(_words, (*parts, *beside)))
+    return [f"**The three largest costs:** {'; '.join(told)}.", _table(header, rows)]
+
+
+def _words(name: str) -> str:
+    return name.removeprefix("seconds_").replace("_", " ")
 
 
 def _case_row(case: Mapping[str, Any]) -> list[str]:

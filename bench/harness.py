@@ -101,6 +101,8 @@ class Question:
     repeats: int = 5
     warm_up: int = 1
     growth: dict[str, Any] = field(default_factory=dict)  # what is drawn as lines: {"x": FIELD, "memory": [FIELD...]}
+    # What is drawn as a table of the cases' fields, the largest of `parts` named: {"parts": [...], "beside": [...]}
+    profile: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -219,6 +221,8 @@ def run(question: Question, *, seconds: float = float("inf"), say: Callable[[str
     }
     if question.growth:
         result["growth"] = question.growth
+    if question.profile:
+        result["profile"] = question.profile
     return result
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from betr import doctor, pipeline, show
+from betr import doctor, pipeline, show, trial
 from betr.config import RunConfig
+from betr.trial import EstimateConfig
 from curation.command import base_parser, config_parser, open_session, read_config, run_command
 from curation.progress import Terminal
 
@@ -23,7 +25,7 @@ STAGE_COMMANDS = {
     "score": "score every document that has no score yet",
     "select": "cut the scored corpus at a token budget",
 }
-VIEWS = ("summary", "runs", "selections", "classifiers", "tables", "rejected", "duplicates")
+VIEWS = ("summary", "run", "runs", "selections", "classifiers", "tables", "rejected", "duplicates")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,13 +48,20 @@ def build_parser() -> ArgumentParser:
     for name, help_ in STAGE_COMMANDS.items():
         commands.add_subcommand(name, config_parser(RunConfig, name), help=help_)
 
+    commands.add_subcommand(
+        "estimate",
+        config_parser(EstimateConfig, None),
+        help="try slices of the documents, and say what `run` would take: time, machines, bytes, money",
+    )
     explain_ = base_parser(RunConfig)
     explain_.add_argument("doc_id", type=str, help="the document's id")
     commands.add_subcommand("explain", explain_, help="why a document is in a selection, or isn't")
 
     show_ = base_parser(RunConfig)
     show_.add_argument("view", type=str, nargs="?", default="summary", choices=VIEWS, help="what to show")
-    commands.add_subcommand("show", show_, help="runs, selections, classifiers, tables, rejected rows")
+    id_help = "of the view run: the run's id, the id's beginning, or latest"
+    show_.add_argument("id", type=str | None, nargs="?", default=None, help=id_help)
+    commands.add_subcommand("show", show_, help="runs, where their time went, selections, tables, rejected rows")
 
     doctor_ = base_parser(RunConfig)
     commands.add_subcommand("doctor", doctor_, help="check this machine, its Spark session, executors and kernel")
@@ -62,6 +71,10 @@ def build_parser() -> ArgumentParser:
 def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
     if command == "doctor":
         return doctor.examine(lambda: open_session(arguments), tables=arguments.tables, terminal=terminal)
+    if command == "estimate":
+        planned, began = read_config(EstimateConfig, arguments), time.monotonic()
+        spark = open_session(arguments)
+        return trial.estimate(planned, spark=spark, terminal=terminal, start=time.monotonic() - began)
     config = read_config(RunConfig, arguments)
     spark = open_session(arguments)
     if command == "run":
@@ -69,7 +82,7 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
     if command == "explain":
         return show.explain(config, arguments.doc_id, spark=spark, terminal=terminal)
     if command == "show":
-        return show.show(config, arguments.view, spark=spark, terminal=terminal)
+        return show.show(config, arguments.view, spark=spark, terminal=terminal, run_id=arguments.id)
     return pipeline.run_stage(command, config, spark=spark, terminal=terminal)
 
 

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -25,6 +26,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from betr.scoring import Payload, TokenCounter, score_batches, scored_schema
+from curation.clock import StageClock, timed, timed_schema
 from curation.errors import InputError
 from curation.session import Shared, is_local_session
 from curation.tables import Tables, TableSpec, is_local
@@ -165,6 +167,7 @@ def score_files(
     keep: Sequence[str] = (),
     heads: Sequence[str] = (),
     batch_bytes: int = BATCH_BYTES,
+    clock: StageClock | None = None,
 ) -> DataFrame:
     """The frame of `scoring.score_documents` for the row groups of a `plan`, a task each share.
 
@@ -172,18 +175,22 @@ def score_files(
     planned fails the job with an InputError that names it.
     """
     shares = [list(share) for share in shares]
-    result = scored_schema(schema, keep, heads)
+    is_timed, result = clock is not None, scored_schema(schema, keep, heads)
+    if is_timed:
+        result = timed_schema(result)
     arrow = to_arrow_schema(StructType([schema[name] for name in ("doc_id", *keep, "text")]))
 
     def score(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        work = partial(score_batches, classifier=classifier, tokens=tokens, keep=keep, heads=heads)
         for batch in numbers:
             for number in batch.column(0).to_pylist():
                 read = (b for unit in shares[number] for b in read_batches(unit, arrow, batch_bytes=batch_bytes))
-                yield from score_batches(read, classifier=classifier, tokens=tokens, keep=keep, heads=heads)
+                yield from timed(read, work) if is_timed else work(read)
 
     # One row a partition: each task reads its own share.
     numbers = spark.range(0, len(shares), 1, numPartitions=max(1, len(shares)))
-    return numbers.mapInArrow(score, result)
+    scores = numbers.mapInArrow(score, result)
+    return scores if clock is None else clock.watch(scores, tasks=len(shares))
 
 
 def read_batches(unit: RowGroups, schema: pa.Schema, *, batch_bytes: int = BATCH_BYTES) -> Iterator[pa.RecordBatch]:

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from curation.clock import StageClock, timed, timed_ddl
 from curation.errors import InputError
 from curation.session import Shared
 from curation.tables import TableSpec
@@ -55,6 +56,7 @@ MAX_PAIRS = 2**34  # of the means: 64 GiB of similarities through the shuffle, s
 BLOCK = 2048  # documents of one product
 TILE_PAIRS = 2**20  # similarities of one product: 4 MiB, stays in the cache for the scan
 OUTPUT_ROWS = 2**16
+PAIRS = "example_id string, doc_id string, similarity float"
 PAIRS_PER_TASK = 2**24  # of the means: similarities that one task sorts, 64 MiB
 
 
@@ -137,7 +139,9 @@ def warn_if_dense(n_documents: int, n_examples: int, positive_fraction: float = 
 # -- ranks -------------------------------------------------------------------------------------------------------------
 
 
-def rank_documents(embeddings: DataFrame, examples: Shared[Examples], *, k: int) -> DataFrame:
+def rank_documents(
+    embeddings: DataFrame, examples: Shared[Examples], *, k: int, clock: StageClock | None = None
+) -> DataFrame:
     """The k most similar documents of each example: [example_id, doc_id, rank (from 1), similarity].
 
     embeddings: [doc_id, embedding], one row a document. Order: similarity descending, then doc_id ascending (by bytes).
@@ -156,7 +160,13 @@ def rank_documents(embeddings: DataFrame, examples: Shared[Examples], *, k: int)
             best.add(ids, documents)
         yield from best.pairs()
 
-    pairs = _embeddings(embeddings).mapInArrow(nearest, "example_id string, doc_id string, similarity float")
+    def nearest_timed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from timed(batches, nearest)
+
+    if clock is None:
+        pairs = _embeddings(embeddings).mapInArrow(nearest, PAIRS)
+    else:
+        pairs = clock.watch(_embeddings(embeddings).mapInArrow(nearest_timed, timed_ddl(PAIRS)))
     order = Window.partitionBy("example_id").orderBy(F.desc("similarity"), F.asc("doc_id"))
     ranked = pairs.withColumn("rank", F.row_number().over(order)).where(F.col("rank") <= k)
     return ranked.select("example_id", "doc_id", "rank", "similarity")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,11 +14,12 @@ from pyspark.sql import Row, SparkSession
 
 from betr.config import RunConfig
 from betr.tables import STAGE_RUNS
+from curation.clock import StageClock
 from curation.errors import InputError
 from curation.hashing import content_id
 from curation.progress import StageProgress, Terminal, clock
-from curation.session import TaskWatch
-from curation.tables import Tables
+from curation.session import TaskWatch, default_parallelism
+from curation.tables import Tables, Write
 
 T = TypeVar("T")
 DONE, RESUMED, UNCHANGED, STARTED = "done", "resumed", "unchanged", "started"
@@ -47,11 +48,13 @@ class StageReport:
 
 @dataclass
 class Work:
-    """What a stage's body fills in while it runs."""
+    """What a stage's body fills in while it runs. bytes_in: of the input files, or of the text, where it is known."""
 
     progress: StageProgress
+    clock: StageClock = field(default_factory=StageClock)
     rows_in: int = 0
     rows_out: int = 0
+    bytes_in: int | None = None
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -90,6 +93,11 @@ class Run:
                     return outcome
         return None
 
+    def record(self, stage: str) -> Row | None:
+        """The row of `stage_runs` that this run's stage left, with its costs."""
+        mine = (row for row in reversed(self._memory) if row["run_id"] == self.run_id and row["state"] == DONE)
+        return next((row for row in mine if row["stage"] == stage), None)
+
     def now(self, stage: str) -> Outcome | None:
         """What this run's stage left, else the latest."""
         return self._current.get(stage) or self.before(stage)
@@ -126,14 +134,15 @@ class Run:
         )
         if in_parts and not resumed:
             nothing_yet = Work(StageProgress(self.terminal, stage, None, unit))
-            self._remember(stage, key, STARTED, started, 0.0, nothing_yet)
+            self._remember(stage, key, STARTED, started, 0.0, nothing_yet, {})
+        writes_before = len(self.tables.writes)
         with self.terminal.stage(stage, unit=unit) as progress:
-            work = Work(progress)
+            work = Work(progress, StageClock(default_parallelism(self.spark)))
             with TaskWatch(self.spark, progress.tasks):
                 yield work
         seconds = time.monotonic() - clock_start
         state = RESUMED if resumed else DONE
-        self._remember(stage, key, DONE, started, seconds, work)
+        self._remember(stage, key, DONE, started, seconds, work, self._costs(work, self.tables.writes[writes_before:]))
         self._current[stage] = Outcome(stage, key, {**work.values, "rows": work.rows_out})
         self.reports.append(StageReport(stage, state, work.rows_in, work.rows_out, round(seconds, 2)))
         rate = f", {work.rows_out / seconds:,.0f} {unit}/s" if work.rows_out else ""
@@ -156,7 +165,24 @@ class Run:
         again = Row(**{**row.asDict(), "run_id": self.run_id, "started": datetime.now(UTC).replace(tzinfo=None)})
         self._append(again)
 
-    def _remember(self, stage: str, key: str, state: str, started: datetime, seconds: float, work: Work) -> None:
+    def _costs(self, work: Work, writes: Sequence[Write]) -> dict[str, Any]:
+        """What a stage wrote, and where its seconds went: the columns of `stage_runs` that came later."""
+        split = work.clock.split(sum(each.seconds for each in writes))
+        sizes = self.tables.written(writes).values()
+        commits = [each.commit_seconds for each in writes if each.commit_seconds is not None]
+        return {
+            "bytes_in": work.bytes_in,
+            "bytes_out": sum(size for size, _ in sizes),
+            "files": sum(files for _, files in sizes),
+            "seconds_reading": split.reading,
+            "seconds_compute": split.compute,
+            "seconds_writing": split.writing,
+            "seconds_commits": sum(commits) if commits else None,
+        }
+
+    def _remember(
+        self, stage: str, key: str, state: str, started: datetime, seconds: float, work: Work, costs: dict[str, Any]
+    ) -> None:
         values = {**work.values, "rows": work.rows_out} if state == DONE else {}
         row = Row(
             stage=stage,
@@ -169,6 +195,7 @@ class Run:
             rows_out=work.rows_out,
             settings=json.dumps(self.config.settings(stage), sort_keys=True, default=str),
             outcome=json.dumps(values),
+            **{name: costs.get(name) for name in STAGE_RUNS.added},
         )
         self._append(row)
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import DoubleType, LongType, MapType, StringType, StructField, StructType
 
 from betr.classifier import FoldedClassifier, FoldedHeads
+from curation.clock import StageClock, timed, timed_schema
 from curation.errors import InputError, MissingExtraError
 from curation.session import Shared
 
@@ -156,19 +157,24 @@ def score_documents(
     tokens: TokenCounter,
     keep: Sequence[str] = (),
     heads: Sequence[str] = (),
+    clock: StageClock | None = None,
 ) -> DataFrame:
     """doc_id, score (double), tokens (bigint) and the columns `keep` of every document; both null where text is null.
 
     `documents` has doc_id and text; `classifier` shares `FoldedClassifier.to_bytes()`. A row depends on its text alone:
-    no partitioning and no batch size changes it.
+    no partitioning and no batch size changes it. clock: notes what the tasks spend on reading and on scoring.
     heads: names; `classifier` then shares a tuple, the classifier for all targets before theirs, and the column `heads`
     (map<string,double>, in this order) holds their scores. No head changes the score or another head.
     """
+    is_timed, schema = clock is not None, scored_schema(documents.schema, keep, heads)
 
     def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from score_batches(batches, classifier=classifier, tokens=tokens, keep=keep, heads=heads)
+        work = partial(score_batches, classifier=classifier, tokens=tokens, keep=keep, heads=heads)
+        yield from timed(batches, work) if is_timed else work(batches)
 
-    return documents.select("doc_id", *keep, "text").mapInArrow(score, scored_schema(documents.schema, keep, heads))
+    rows = documents.select("doc_id", *keep, "text")
+    scores = rows.mapInArrow(score, timed_schema(schema) if is_timed else schema)
+    return scores if clock is None else clock.watch(scores)
 
 
 def scored_schema(documents: StructType, keep: Sequence[str] = (), heads: Sequence[str] = ()) -> StructType:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 from rich.table import Table
 
 from betr import classifier
 from betr import explain as explaining
 from betr.config import RunConfig
-from betr.run import Outcome, Run
+from betr.run import DONE, RESUMED, STARTED, UNCHANGED, Outcome, Run
 from betr.stages import load_trained
 from betr.tables import (
     ALL,
@@ -33,6 +34,8 @@ from curation.progress import Terminal, clock
 from curation.tables import Tables
 
 ROWS_SHOWN = 20
+IDS_SHOWN = 5
+LATEST = "latest"
 
 
 def report(run: Run) -> dict[str, Any]:
@@ -136,11 +139,19 @@ def _targets_of(run: Run, labels_id: str) -> str:
     return str(embedded["targets"]) if embedded else ""
 
 
-def show(config: RunConfig, view: str, *, spark: SparkSession, terminal: Terminal) -> Any:
-    """Print one view of a tables root; returns its rows as plain objects."""
+def show(
+    config: RunConfig, view: str, *, spark: SparkSession, terminal: Terminal, run_id: str | None = None
+) -> Any:
+    """Print one view of a tables root; returns its rows as plain objects. run_id: of the view `run`."""
+    if run_id is not None and view != "run":
+        raise InputError(f"`betr show {view}` takes no id, and {run_id!r} was given; `betr show run ID` does")
     tables = Tables(spark, config.tables)
     if not tables.exists(STAGE_RUNS):
         raise InputError(f"{tables.root} holds no tables of betr; `betr run` makes them, or name another --tables root")
+    if view == "run":
+        found = find_run(tables.read(STAGE_RUNS).collect(), run_id or LATEST, root=tables.root)
+        _show_run(found, terminal)
+        return found
     rows = VIEWS[view](tables)
     if not rows:
         terminal.line(f"no {view} in {tables.root}")
@@ -153,6 +164,77 @@ def show(config: RunConfig, view: str, *, spark: SparkSession, terminal: Termina
         table.add_row(*(_cell(value) for value in row.values()))
     terminal.console.print(table)
     return rows
+
+
+# -- one run: where its time went --------------------------------------------------------------------------------------
+
+
+def find_run(memory: Sequence[Row], run_id: str, *, root: str) -> dict[str, Any]:
+    """What the rows of `stage_runs` tell of one run: every stage that it worked on, with its costs.
+
+    run_id: the id, its beginning, or `latest`. InputError names the latest ids where that isn't one run's.
+    """
+    memory = sorted(memory, key=lambda row: (row["started"], row["state"] == DONE))
+    ids = list(dict.fromkeys(row["run_id"] for row in memory))
+    matching = ids[-1:] if run_id == LATEST else [each for each in ids if each.startswith(run_id)]
+    if len(matching) != 1:
+        problem = f"is how {len(matching)} runs begin" if matching else "is no run that changed anything"
+        latest = ", ".join((matching or ids)[-IDS_SHOWN:]) or "none"
+        raise InputError(f"{run_id!r} {problem} in {root}; the latest are {latest}: give one, or `latest`")
+    (found,) = matching
+    stages: dict[str, dict[str, Any]] = {}
+    for at, row in enumerate(memory):
+        if row["run_id"] == found:
+            stages[row["stage"]] = _stage_costs(row, memory[:at])
+    seconds = sum(stage["seconds"] for stage in stages.values())
+    for stage in stages.values():
+        stage["share"] = stage["seconds"] / seconds if seconds else None
+    started = min(row["started"] for row in memory if row["run_id"] == found)
+    return {"run_id": found, "started": started, "seconds": seconds, "stages": list(stages.values())}
+
+
+def _stage_costs(row: Row, earlier: Sequence[Row]) -> dict[str, Any]:
+    before = {each["state"] for each in earlier if (each["stage"], each["key"]) == (row["stage"], row["key"])
+              and (each["run_id"] != row["run_id"] or each["state"] == DONE)}  # fmt: skip
+    again = row["state"] == DONE and DONE in before
+    state = UNCHANGED if again else RESUMED if row["state"] == DONE and STARTED in before else row["state"]
+    found = {"stage": row["stage"], "state": state, **{name: row[name] for name in COSTS}}
+    if again:  # what was done then isn't this run's cost
+        found |= dict.fromkeys(COSTS[2:]) | {"seconds": 0.0}
+    parts = [found[name] for name in PARTS if found[name] is not None]
+    found["seconds_other"] = max(0.0, found["seconds"] - sum(parts)) if parts else None
+    found["rows_per_second"] = found["rows_out"] / found["seconds"] if found["seconds"] else None
+    return found
+
+
+PARTS = ("seconds_reading", "seconds_compute", "seconds_writing")
+COSTS = ("rows_in", "rows_out", "bytes_in", "bytes_out", "files", "seconds", *PARTS, "seconds_commits")
+
+
+def _show_run(found: dict[str, Any], terminal: Terminal) -> None:
+    title = f"run {found['run_id']}, {found['started']:%Y-%m-%d %H:%M:%S} UTC"
+    table = Table(title=title, header_style="bold", title_justify="left", box=None, pad_edge=False)
+    numbers = ("rows in", "rows out", "MB in", "MB out", "files", "rows/s", "seconds", "share")
+    for name in ("stage", "state", *numbers, "reading", "compute", "writing", "(commits)", "other"):
+        table.add_column(name, justify="left" if name in ("stage", "state") else "right")
+    for stage in found["stages"]:
+        sizes = (None if stage[name] is None else stage[name] / 1e6 for name in ("bytes_in", "bytes_out"))
+        share = "" if stage["share"] is None else f"{stage['share']:.0%}"
+        seconds = (stage[name] for name in (*PARTS, "seconds_commits", "seconds_other"))
+        table.add_row(
+            stage["stage"], stage["state"], _cell(stage["rows_in"]), _cell(stage["rows_out"]), *map(_decimal, sizes),
+            _cell(stage["files"]), _decimal(stage["rows_per_second"]), _decimal(stage["seconds"]), share,
+            *map(_decimal, seconds),
+        )  # fmt: skip
+    terminal.console.print(table)
+    terminal.line(
+        f"{clock(found['seconds'])} in all. Of a write with its jobs, what our functions in the tasks count is "
+        "reading and compute, and the rest is writing; an empty cell isn't told apart (docs/tables.md)"
+    )
+
+
+def _decimal(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _cell(value: Any) -> str:
@@ -257,6 +339,7 @@ def _summary(tables: Tables) -> list[dict[str, Any]]:
     return [seen[stage] for stage in order if stage in seen]
 
 
+# `run`, one run by its id, is a view of its own kind.
 VIEWS = {
     "summary": _summary,
     "runs": _runs,

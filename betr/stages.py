@@ -51,6 +51,7 @@ VALIDATION_SHARE = 0.1
 VALIDATION_MOST = 100_000  # the paper sets its threshold on as many (3.5)
 CALIBRATION_DOCUMENTS = 2_000
 BYTES_PER_TOKEN_WITHOUT_TOKENIZER = 4.0
+CHUNKS_A_CLOCK = 16  # of so many chunks scoring clocks one: under 1% of its time, where clocking all takes up to 10%
 
 
 def check_inputs(run: Run) -> None:
@@ -142,6 +143,7 @@ def import_documents(run: Run) -> Outcome:
         copies = tables.read(DUPLICATE_DOCUMENTS).where(this_one).count() if "duplicate" in aside else 0
         work.rows_out = sum(count for count, _ in chunks.values())
         work.rows_in = work.rows_out + sum(reasons.values()) + copies
+        work.bytes_in = sum(each.bytes for each in fresh)
         if not chunks and not imports(run):
             raise InputError(
                 f"--documents: not one document is left of {work.rows_in} rows; rejected: {_reasons(reasons)}; "
@@ -200,15 +202,8 @@ def read_targets(run: Run) -> Outcome:
     if (earlier := run.result("targets", key)) is not None:
         return run.unchanged(earlier)
     with run.stage("targets", key, unit="examples") as work:
-        asked = int(config.per_benchmark) if config.per_benchmark.isdigit() else None
-        how: dict[str, Any] = {
-            "seed": config.seed,
-            "templates": _templates(run),
-            "allow_splits": set(config.allow_test),
-        }
-        found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=asked, **how)
-        if config.per_benchmark == "equal":
-            found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=min(found.available.values()), **how)
+        with work.clock.counting("reading"):
+            found = find_examples(run)
         examples = found.to_frame(run.spark, targets_id=key)
         tables.replace(BENCHMARK_EXAMPLES, examples, where={"targets_id": key}, keys_are_unique=True)
         rejected = Counter(f"{each.benchmark}: {each.reason}" for each in found.rejected)
@@ -221,6 +216,17 @@ def read_targets(run: Run) -> Outcome:
     if rejected:
         run.warn(f"benchmark rows that gave no example: {_reasons(rejected)}")
     return run.needs("targets")
+
+
+def find_examples(run: Run) -> benchmarks.BenchmarkExamples:
+    """The examples that the configuration asks for, read on the driver."""
+    config, sources = run.config, _sources(run)
+    how: dict[str, Any] = {"seed": config.seed, "templates": _templates(run), "allow_splits": set(config.allow_test)}
+    asked = int(config.per_benchmark) if config.per_benchmark.isdigit() else None
+    found = benchmarks.read_benchmarks(run.spark, sources, per_benchmark=asked, **how)
+    if config.per_benchmark != "equal":
+        return found
+    return benchmarks.read_benchmarks(run.spark, sources, per_benchmark=min(found.available.values()), **how)
 
 
 def targets(run: Run, outcome: Outcome) -> DataFrame:
@@ -250,7 +256,8 @@ def draw_sample(run: Run) -> Outcome:
         documents = tables.read(DOCUMENTS)
         available = sum(count for count, _ in corpus_chunks(run).values())
         work.rows_in = available
-        below, last = _sample_bound(run, documents, available)
+        with work.clock.counting("compute"):
+            below, last = _sample_bound(run, documents, available)
         drawn = sampling.sample_documents(documents, seed=config.seed, below=below, last_id=last)
         there = tables.read(CORPUS_SAMPLE).where(F.col("seed") == config.seed).select("doc_id")
         new = drawn.join(there, "doc_id", "left_anti")
@@ -318,7 +325,11 @@ def embed(run: Run) -> Outcome:
             tasks = _embedding_tasks(run, count)
             work.progress.batch(count, tasks=tasks)
             texts = part.rows_of(wave).repartition(tasks)
-            embedded = embedding.embed(texts, id_column=part.id, encoder=encoder, kind=part.kind, profile=profile)
+            # How many tasks share the GPUs of a cluster isn't known here, and without it their seconds say nothing.
+            clock = work.clock if profile is None else None
+            embedded = embedding.embed(
+                texts, id_column=part.id, encoder=encoder, kind=part.kind, profile=profile, clock=clock, tasks=tasks
+            )
             encoder_id = F.lit(encoder.encoder_id).alias("encoder_id")
             tables.append(part.spec, embedded, keys=texts.select(part.id, encoder_id))
             work.progress.advance(count)
@@ -403,8 +414,9 @@ def rank(run: Run) -> Outcome:
         return run.unchanged(earlier)
     with run.stage("rank", key, unit="documents") as work:
         documents, example_rows = embeddings(run, embedded)
-        examples = ranking.collect_examples(example_rows)
-        n, m = documents.count(), len(examples.ids)
+        with work.clock.counting("reading"):
+            examples = ranking.collect_examples(example_rows)
+            n, m = documents.count(), len(examples.ids)
         work.rows_in = n * m
         work.progress.expect(n)
         work.progress.batch(n)
@@ -423,11 +435,13 @@ def rank(run: Run) -> Outcome:
         k = 0
         while (deepest := max(each.k for each in wanted)) > k:
             k = deepest
-            ranked = ranking.rank_documents(documents, shared, k=k).withColumn("ranking_id", F.lit(key))
+            ranked = ranking.rank_documents(documents, shared, k=k, clock=work.clock)
+            ranked = ranked.withColumn("ranking_id", F.lit(key))
             tables.replace(SAMPLE_RANKS, ranked, where={"ranking_id": key}, keys_are_unique=True)
             ranks = tables.read(SAMPLE_RANKS).where(F.col("ranking_id") == key)
-            for each in wanted:
-                _find_cutoff(run, each, ranks, n, k)
+            with work.clock.counting("compute"):
+                for each in wanted:
+                    _find_cutoff(run, each, ranks, n, k)
         release(shared)
         sampled = documents.select("doc_id")
         labels = [
@@ -619,8 +633,10 @@ def _train(
         model, fitted = _fit(run, work, labelled.where(~held_out), left)
         log, origin = dataclasses.asdict(fitted), "trained"
     counter, ratio = run.once("token counter", lambda: _token_counter(run, drawn, ranked["tokenizer"]))
-    sha256 = model.save(_classifier_path(run, path))
-    figures = _validate(run, labelled.where(held_out), model)
+    with work.clock.counting("writing"):
+        sha256 = model.save(_classifier_path(run, path))
+    with work.clock.counting("compute"):
+        figures = _validate(run, labelled.where(held_out), model)
     return {
         "path": path,
         "sha256": sha256,
@@ -666,7 +682,8 @@ def _fit(
             work.progress.expect(before + left * total, unit="documents x epochs")
         work.progress.advance(before + done - work.progress.done)
 
-    return classifier.train_classifier(documents(), settings, progress=shown)
+    with work.clock.counting("compute"):
+        return classifier.train_classifier(work.clock.waiting(documents()), settings, progress=shown)
 
 
 def _validate(run: Run, held_out: DataFrame, model: classifier.FoldedClassifier) -> dict[str, Any]:
@@ -757,6 +774,7 @@ def score(run: Run) -> Outcome:
         done = {r["chunk"] for r in tables.read(CORPUS_SCORES).where(mine).select("chunk").distinct().collect()}
         chunks = {chunk: size for chunk, size in corpus_chunks(run).items() if chunk not in done}
         work.progress.expect(sum(count for count, _ in chunks.values()))
+        work.bytes_in = sum(size for _, size in chunks.values())
         payloads = tuple(model.to_bytes() for model in models.values())
         shared: Shared[scoring.Payload] = share(run.spark, payloads if heads else payloads[0])
         corpus, way, reason = tables.read(DOCUMENTS), "", ""
@@ -768,7 +786,8 @@ def score(run: Run) -> Outcome:
             # Through Spark they are only needed to name one that is gone.
             if way == "files" or (not tables.is_catalog and is_local(tables.root)):
                 files = _files_by_chunk(file_scoring.list_files(corpus.where(F.col("chunk").isin(*chunks)), ("chunk",)))
-        for chunk, (count, _) in sorted(chunks.items()):
+        for number, (chunk, (count, _)) in enumerate(sorted(chunks.items())):
+            clock = work.clock if number % CHUNKS_A_CLOCK == 0 else None
             work.progress.batch(count)
             with _files_named(files.get(chunk, [])):
                 if way == "files":
@@ -777,12 +796,12 @@ def score(run: Run) -> Outcome:
                     )
                     scores = file_scoring.score_files(
                         run.spark, shares, corpus.schema, classifier=shared, tokens=counter, keep=("source",),
-                        heads=heads,
-                    )
+                        heads=heads, clock=clock,
+                    )  # fmt: skip
                 else:
                     documents = corpus.where(F.col("chunk") == chunk)
                     scores = scoring.score_documents(
-                        documents, classifier=shared, tokens=counter, keep=("source",), heads=heads
+                        documents, classifier=shared, tokens=counter, keep=("source",), heads=heads, clock=clock
                     )
                 # Sorted by score, so that a cut skips the row groups below it.
                 scores = scores.sortWithinPartitions("score", "doc_id")
@@ -798,6 +817,8 @@ def score(run: Run) -> Outcome:
             work.progress.advance(count)
             work.rows_out += count
         release(shared)
+        watched = sum(chunks[chunk][1] for chunk in sorted(chunks)[::CHUNKS_A_CLOCK])
+        work.clock.watched = watched / max(1, work.bytes_in)
         work.rows_in = work.rows_out
         totals = (
             tables.read(CORPUS_SCORES).where(mine).agg(F.count(F.lit(1)).alias("n"), F.sum("tokens").alias("t")).first()
@@ -848,14 +869,15 @@ def select(run: Run) -> Outcome:
     with run.stage("select", key, unit="documents") as work:
         scores = tables.read(CORPUS_SCORES).where(F.col("classifier_id") == scored["classifier_id"])
         by_metadata = (wanted.quota_field or "").startswith("metadata.")
-        cut = selection.select(
-            scores,
-            wanted,
-            classifier_id=scored["classifier_id"],
-            selection_id=key,
-            documents=tables.read(DOCUMENTS).select("doc_id", "metadata") if by_metadata else None,
-            heads=scored.values.get("heads", ()),
-        )
+        with work.clock.counting("compute"):
+            cut = selection.select(
+                scores,
+                wanted,
+                classifier_id=scored["classifier_id"],
+                selection_id=key,
+                documents=tables.read(DOCUMENTS).select("doc_id", "metadata") if by_metadata else None,
+                heads=scored.values.get("heads", ()),
+            )
         work.progress.expect(cut.kept_documents)
         work.progress.batch(cut.kept_documents)
         # The scores' key is unique, and a cut only leaves rows out.

@@ -18,11 +18,12 @@ CLASSIFIERS = TableSpec(
     "classifiers",
     key=("classifier_id", "head"),
     schema=(
-        "classifier_id string, head string, path string, sha256 string, origin string, labels_id string, "
+        "classifier_id string, path string, sha256 string, origin string, labels_id string, "
         "encoder_id string, parameters string, positives bigint, training_documents bigint, "
         "validation_documents bigint, accuracy double, auc double, log_loss double, rank_correlation double, "
-        "token_counter string, bytes_per_token double, trained_on string"
+        "token_counter string, bytes_per_token double, trained_on string, head string"
     ),
+    added=("head",),
 )
 
 CORPUS_SCORES = TableSpec(
@@ -33,6 +34,7 @@ CORPUS_SCORES = TableSpec(
         "heads map<string,double>"
     ),
     partition_by=("classifier_id", "chunk"),
+    added=("heads",),
 )
 
 STAGE_RUNS = TableSpec(
@@ -40,7 +42,17 @@ STAGE_RUNS = TableSpec(
     key=("stage", "key", "state", "run_id"),
     schema=(
         "stage string, key string, state string, run_id string, started timestamp, seconds double, rows_in bigint, "
-        "rows_out bigint, settings string, outcome string"
+        "rows_out bigint, settings string, outcome string, bytes_in bigint, bytes_out bigint, files bigint, "
+        "seconds_reading double, seconds_compute double, seconds_writing double, seconds_commits double"
+    ),
+    added=(
+        "bytes_in",
+        "bytes_out",
+        "files",
+        "seconds_reading",
+        "seconds_compute",
+        "seconds_writing",
+        "seconds_commits",
     ),
 )
 

@@ -27,6 +27,7 @@ from pyspark.resource import ResourceProfile, ResourceProfileBuilder, TaskResour
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from curation.clock import StageClock, timed, timed_ddl
 from curation.errors import InputError, MissingExtraError, SchemaError
 from curation.session import is_local_session
 from curation.tables import TableSpec
@@ -339,13 +340,15 @@ def fast_precision() -> str:
 
 
 def embed(
-    rows: DataFrame, *, id_column: str, encoder: Encoder, kind: Kind, profile: ResourceProfile | None = None
+    rows: DataFrame, *, id_column: str, encoder: Encoder, kind: Kind, profile: ResourceProfile | None = None,
+    clock: StageClock | None = None, tasks: int | None = None,
 ) -> DataFrame:
     """One unit vector a row: (id_column, encoder_id, embedding array<float>), from the columns id_column and `text`.
 
     kind: benchmark examples are queries, documents are documents; they differ where the model has prompts.
     profile: the tasks' resources (embedding_profile). A task computes on the GPU it was given, in a local session on
     the machine's GPU if there is one, else with one thread on its core.
+    clock: notes what the tasks spend on reading and on embedding; tasks: how many there are.
     Fails, naming the row, where a text is null or an embedding isn't finite. An empty text is embedded as it is.
     """
     if kind not in ("query", "document"):
@@ -355,14 +358,20 @@ def embed(
         raise SchemaError(f"embed: rows lack {missing}; they have {rows.columns}")
     local = is_local_session(rows.sparkSession)
 
+    is_timed = clock is not None
+
     def embed_task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return embed_batches(batches, encoder=encoder, kind=kind, local=local)
+        work = functools.partial(embed_batches, encoder=encoder, kind=kind, local=local)
+        yield from timed(batches, work) if is_timed else work(batches)
 
     schema = f"`{id_column}` string, encoder_id string, embedding array<float>"
+    schema = timed_ddl(schema) if is_timed else schema
     texts = rows.select(F.col(id_column).cast("string").alias(id_column), "text")
     if profile is None:
-        return texts.mapInArrow(embed_task, schema)
-    return texts.mapInArrow(embed_task, schema, profile=profile)
+        found = texts.mapInArrow(embed_task, schema)
+    else:
+        found = texts.mapInArrow(embed_task, schema, profile=profile)
+    return found if clock is None else clock.watch(found, tasks=tasks)
 
 
 def tokenizer_of(encoder: Encoder) -> str | None:

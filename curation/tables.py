@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,17 @@ USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table's name, the columns that name a row, its schema as Spark DDL, and how its files are laid out."""
+    """A table's name, the columns that name a row, its schema as Spark DDL, and how its files are laid out.
+
+    added: columns, the schema's last, that came later: a table of before reads as null there, and gets them with its
+    next write.
+    """
 
     name: str
     key: tuple[str, ...]
     schema: str
     partition_by: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
     def struct(self, spark: SparkSession) -> StructType:
         if self.schema not in _PARSED:  # asking Spark takes tens of milliseconds, and every write asks
@@ -49,6 +54,21 @@ class TableSpec:
 
 
 _PARSED: dict[str, StructType] = {}
+
+
+@dataclass(frozen=True)
+class Write:
+    """One commit as it was written: seconds of the whole call, with the job behind it.
+
+    bytes, files: of the data files that it added; commit_seconds: from its last file to the end. None where the table's
+    log doesn't lie on this machine's disk.
+    """
+
+    spec: TableSpec
+    seconds: float
+    bytes: int | None = None
+    files: int | None = None
+    commit_seconds: float | None = None
 
 
 @dataclass
@@ -64,6 +84,8 @@ class Tables:
     config_hash: str = ""
     _versions: dict[str, int] = field(default_factory=dict, repr=False)
     _read: dict[str, int] = field(default_factory=dict, repr=False)
+    writes: list[Write] = field(default_factory=list, repr=False)  # every append and replace, in their order
+    _scratch: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
         self.is_catalog = is_catalog_name(self.root)
@@ -130,7 +152,12 @@ class Tables:
         if current is None:
             return self.spark.createDataFrame([], spec.schema)  # type: ignore[call-overload, no-any-return]
         self._read[spec.name] = current
-        return self._load(spec, current)
+        frame = self._load(spec, current)
+        lacking = [name for name in spec.added if name not in frame.columns]
+        if not lacking:
+            return frame
+        types = {f.name: f.dataType for f in spec.struct(self.spark)}
+        return frame.withColumns({name: F.lit(None).cast(types[name]) for name in lacking})
 
     def history(self, spec: TableSpec) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp, operation, and our metadata as a dict."""
@@ -177,10 +204,11 @@ class Tables:
         keys: a cheap frame with the same keys, checked instead of `rows` where computing the rows is dear (a model).
         keys_are_unique: the stage that made the rows guarantees it (a groupBy or a row number on the key).
         """
-        rows = self._conform(spec, rows)
-        if not keys_are_unique:
-            self._check_keys(spec, rows if keys is None else keys)
-        self._write(spec, rows, "append", {})
+        with self._noted(spec):
+            rows = self._conform(spec, rows)
+            if not keys_are_unique:
+                self._check_keys(spec, rows if keys is None else keys)
+            self._write(spec, rows, "append", {})
 
     def replace(
         self,
@@ -195,14 +223,15 @@ class Tables:
 
         keys, keys_are_unique: as in `append`.
         """
-        rows = self._conform(spec, rows)
-        if not keys_are_unique:
-            self._check_keys(spec, rows if keys is None else keys)
-        if isinstance(where, str):
-            condition = where
-        else:
-            condition = " AND ".join(f"{column} = {_literal(value)}" for column, value in where.items())
-        self._write(spec, rows, "overwrite", {"replaceWhere": condition})
+        with self._noted(spec):
+            rows = self._conform(spec, rows)
+            if not keys_are_unique:
+                self._check_keys(spec, rows if keys is None else keys)
+            if isinstance(where, str):
+                condition = where
+            else:
+                condition = " AND ".join(f"{column} = {_literal(value)}" for column, value in where.items())
+            self._write(spec, rows, "overwrite", {"replaceWhere": condition})
 
     def drop(self, spec: TableSpec) -> None:
         """Remove a table that only served a stage while it ran."""
@@ -220,11 +249,34 @@ class Tables:
         """Tables that only serve the body: empty at its start, whatever a killed run left, and gone at its end."""
         for spec in specs:
             self.drop(spec)
+            self._scratch.add(spec.name)
         try:
             yield
         finally:
             for spec in specs:
                 self.drop(spec)
+
+    def written(self, writes: Sequence[Write]) -> dict[str, tuple[int, int]]:
+        """Table -> bytes and files that these writes added; without tables that only served a stage.
+
+        A table whose log lies elsewhere is asked for its history: one query a table.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for name, mine in _by_table(writes).items():
+            if name in self._scratch:
+                continue
+            sizes = [(each.bytes, each.files) for each in mine if each.bytes is not None and each.files is not None]
+            if len(sizes) < len(mine):
+                rows = self.spark.sql(f"DESCRIBE HISTORY {self.location(mine[0].spec)} LIMIT {len(mine)}").select(
+                    F.try_element_at("operationMetrics", F.lit("numOutputBytes")).cast("bigint").alias("bytes"),
+                    F.coalesce(
+                        F.try_element_at("operationMetrics", F.lit("numFiles")),
+                        F.try_element_at("operationMetrics", F.lit("numAddedFiles")),
+                    ).cast("bigint").alias("files"),
+                )  # fmt: skip
+                sizes = [(row["bytes"] or 0, row["files"] or 0) for row in rows.collect()]
+            found[name] = (sum(b for b, _ in sizes), sum(f for _, f in sizes))
+        return found
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -256,8 +308,26 @@ class Tables:
             self.spark.catalog.dropTempView(view)
         self._forget(spec)
 
+    @contextlib.contextmanager
+    def _noted(self, spec: TableSpec) -> Iterator[None]:
+        """Note how long the body, one write, takes, and what its commit added."""
+        start = time.monotonic()
+        yield
+        seconds, ended = time.monotonic() - start, time.time()
+        if self.is_catalog or not is_local(self.root):
+            self.writes.append(Write(spec, seconds))
+            return
+        log = Path(self.path(spec), "_delta_log", f"{self._latest(spec):020}.json")
+        actions = (json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
+        added = [action["add"] for action in actions if "add" in action]
+        last = max((each["modificationTime"] / 1000 for each in added), default=None)
+        commit = None if last is None else min(seconds, max(0.0, ended - last))
+        self.writes.append(Write(spec, seconds, sum(each["size"] for each in added), len(added), commit))
+
     def _write(self, spec: TableSpec, rows: DataFrame, mode: str, options: dict[str, str]) -> None:
         writer = rows.write.format("delta").option("userMetadata", self._lineage(spec))
+        if spec.added:
+            writer = writer.option("mergeSchema", "true")
         if self.exists(spec):
             writer = writer.mode(mode).options(**options)
         else:  # the first commit makes the table and holds its first rows: nothing in between to be killed at
@@ -301,7 +371,8 @@ class Tables:
     def _check_schema(self, spec: TableSpec, found: StructType) -> None:
         wanted = {f.name: f.dataType.simpleString() for f in spec.struct(self.spark).fields}
         there = {f.name: f.dataType.simpleString() for f in found.fields}
-        if wanted != there:
+        later = set(spec.added) - set(there)  # these come with the next write
+        if there != {name: kind for name, kind in wanted.items() if name not in later}:
             raise SchemaError(
                 f"{self.location(spec)} holds another schema ({_columns(there)}) than this version writes "
                 f"({_columns(wanted)}); choose another --tables root"
@@ -424,6 +495,13 @@ def _lease(tables: Tables) -> tuple[str, float] | None:
 
 def _literal(value: str) -> str:
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _by_table(writes: Sequence[Write]) -> dict[str, list[Write]]:
+    found: dict[str, list[Write]] = {}
+    for each in writes:
+        found.setdefault(each.spec.name, []).append(each)
+    return found
 
 
 def _columns(types: dict[str, str]) -> str:

@@ -233,6 +233,20 @@ def test_growth_is_drawn_as_lines_beside_a_straight_one() -> None:
     assert "| peak | workers mb |" in files["performance.md"]
 
 
+def test_a_profile_names_its_three_largest_costs() -> None:
+    result = made(profile={"parts": ["seconds_reading", "seconds_compute"], "beside": ["files"]})
+    parts = ((1.0, 5.0), (None, 3.0), (None, None))
+    for case, (reading, compute) in zip(result["cases"], parts, strict=True):
+        case |= {"seconds_reading": reading, "seconds_compute": compute, "files": 7}
+    page = draw.draw({"profile": result})["performance.md"]
+    assert (
+        "**The three largest costs:** ours, compute: 5.000 s, 55.6%; theirs, compute: 3.000 s, 33.3%; "
+        "ours, reading: 1.000 s, 11.1%." in page
+    )
+    assert "| where the seconds go | reading | compute | files |" in page and "| ours | 1.000 | 5.000 | 7 |" in page
+    assert "| read |" not in page.split("| where")[1].split("\n\n")[0]
+
+
 def test_an_empty_bench_says_what_is_missing() -> None:
     page = draw.draw({})["performance.md"]
     assert "Not measured yet: shipping, kernel" in page and "##" not in page

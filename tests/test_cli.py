@@ -1,5 +1,6 @@
 """The command line's manners: help, exit codes, one sentence for bad input, JSON alone on stdout."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from betr import cli
 from betr.config import RunConfig, options
+from betr.trial import EstimateConfig
 from curation.command import read_config
 from curation.errors import InputError
 from tests.helpers import run_command
@@ -17,13 +19,16 @@ def config(**changed: Any) -> RunConfig:
     return RunConfig(**{"tables": "/t", **changed})
 
 
-@pytest.mark.parametrize("command", ["run", *cli.STAGE_COMMANDS, "explain", "show", "doctor"])
+@pytest.mark.parametrize("command", ["run", "estimate", *cli.STAGE_COMMANDS, "explain", "show", "doctor"])
 def test_every_command_tells_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.build_parser().parse_args([command, "--help"])
     assert exit_.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    expected = {"run": options(), "explain": [], "show": [], "doctor": []}.get(command, options(command))
+    special = {
+        "run": options(), "estimate": dataclasses.fields(EstimateConfig), "explain": [], "show": [], "doctor": []
+    }  # fmt: skip
+    expected = special.get(command, options(command))
     for option in expected:
         assert f"--{option.name.replace('_', '-')}" in shown
 
@@ -100,5 +105,11 @@ def test_a_finished_run_can_be_shown_and_explained(
     explained = said("explain", "boolq/0")
     assert explained["doc_id"] == "boolq/0" and 1 <= explained["rank"] <= 600
     assert [row["selection_id"] for row in said("show", "selections")] == [report["selection"]["selection_id"]]
+    shown = said("show", "run", report["run_id"][:15])
+    assert shown["run_id"] == report["run_id"] and len(shown["stages"]) == 8
+    assert cli.main(["show", "run", "yesterday", *tables]) == 1
+    assert f"the latest are {report['run_id']}" in capsys.readouterr().err
+    assert cli.main(["show", "runs", "latest", *tables]) == 1
+    assert "`betr show runs` takes no id" in capsys.readouterr().err
     assert cli.main(["explain", "no-such-document", *tables]) == 1
     assert "no-such-document" in capsys.readouterr().err

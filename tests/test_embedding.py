@@ -287,7 +287,7 @@ def test_each_bucket_has_one_shape_and_full_texts_stay_apart(
     seen: list[tuple[int, int, set[bool]]] = []
     real = SentenceTransformerEncode._forward
 
-    def forward(self: Any, batch: list[dict[str, list[int]]], length: int, extra: dict[str, int]) -> Any:
+    def forward(self: Any, batch: list[dict[str, Any]], length: int, extra: dict[str, int]) -> Any:
         seen.append((length, len(batch), {len(row["input_ids"]) == length for row in batch}))
         return real(self, batch, length, extra)
 

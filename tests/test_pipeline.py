@@ -65,6 +65,24 @@ def test_a_first_run_does_every_stage_and_reports_it(
     assert {r["doc_id"] for r in tables.read(SELECTIONS).collect()} == {row["doc_id"] for row in best}
 
 
+@pytest.mark.connect
+def test_every_stage_records_where_its_seconds_went(finished: tuple[Path, dict[str, Any]], spark: SparkSession) -> None:
+    folder, _ = finished
+    rows = Tables(spark, str(folder / "tables")).read(STAGE_RUNS).where("state = 'done'").collect()
+    costs = {row["stage"]: row.asDict() for row in rows}
+    parts = ("seconds_reading", "seconds_compute", "seconds_writing")
+    for stage in ("embed", "rank", "train", "score"):
+        assert all(costs[stage][part] is not None for part in parts), stage
+    assert costs["embed"]["seconds_compute"] > 0 and costs["score"]["seconds_reading"] > 0
+    for stage, cost in costs.items():
+        assert 0 < sum(cost[part] or 0 for part in parts) <= cost["seconds"], stage
+        assert 0 < cost["seconds_commits"] <= cost["seconds_writing"] and cost["files"] > 0, stage
+    scores = [file.stat().st_size for file in (folder / "tables" / CORPUS_SCORES.name).rglob("*.parquet")]
+    assert (costs["score"]["bytes_out"], costs["score"]["files"]) == (sum(scores), len(scores))
+    inputs = sum(file.stat().st_size for file in (folder / "documents").glob("*"))
+    assert costs["import"]["bytes_in"] == inputs
+
+
 def test_the_selection_leans_towards_what_the_benchmarks_ask(finished: tuple[Path, dict[str, Any]], spark: SparkSession) -> None:
     tables = Tables(spark, str(finished[0] / "tables"))
     domain = F.col("metadata")["domain"].alias("domain")

@@ -56,6 +56,31 @@ def test_a_version_reads_as_it_was_and_a_read_frame_is_pinned(spark: SparkSessio
     assert tables.read(THINGS).count() == 2
 
 
+def test_columns_that_came_later_are_null_in_a_table_of_before_and_come_with_its_next_write(
+    spark: SparkSession, tables_root: str
+) -> None:
+    later = TableSpec("others", key=("id",), schema="id string, size bigint, kind string", added=("size", "kind"))
+    Tables(spark, tables_root).append(OTHERS, spark.createDataFrame([("a",)], OTHERS.schema), keys_are_unique=True)
+    tables = Tables(spark, tables_root)
+    assert tables.read(later).columns == ["id", "size", "kind"]
+    tables.append(later, spark.createDataFrame([("b", 5, "x")], later.schema), keys_are_unique=True)
+    rows = tables.read(later).orderBy("id").collect()
+    assert [tuple(row) for row in rows] == [("a", None, None), ("b", 5, "x")]
+    with pytest.raises(SchemaError, match="holds another schema"):  # any other column is refused as ever
+        Tables(spark, tables_root).exists(TableSpec("others", key=("id",), schema="id string, age int", added=("age",)))
+
+
+def test_a_write_is_noted_with_what_its_commit_added(spark: SparkSession, tables_root: str) -> None:
+    tables = Tables(spark, tables_root)
+    with tables.scratch(OTHERS):
+        tables.append(OTHERS, spark.createDataFrame([("a",)], OTHERS.schema), keys_are_unique=True)
+        tables.append(THINGS, things(spark, ("a", "x", 1.0)), keys_are_unique=True)
+    files = [file.stat().st_size for file in Path(tables_root, "things").rglob("*.parquet")]
+    assert tables.written(tables.writes) == {"things": (sum(files), len(files))}
+    assert [each.spec for each in tables.writes] == [OTHERS, THINGS]
+    assert all(0 < (each.commit_seconds or 0) <= each.seconds for each in tables.writes)
+
+
 def test_a_table_that_is_not_there_reads_as_empty(spark: SparkSession, tables_root: str) -> None:
     tables = Tables(spark, tables_root)
     assert not tables.exists(THINGS)
