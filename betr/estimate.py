@@ -206,12 +206,13 @@ def estimate_stages(
     terms: Sequence[Term], start: Mapping[str, float], *, machines: Machines, prices: Prices,
     documents_spread: float = 0.0, gpu_stages: Sequence[str] = ("embed",),
 ) -> tuple[list[StageEstimate], StageEstimate]:  # fmt: skip
-    """Each stage in the order of its first term, and their sum.
+    """Each stage in the order of its first term, after those that only start; and their sum.
 
     start: stage -> what it took longer in a process that had just begun. documents_spread: standard deviation of the
     number of documents, as a share of it.
     """
-    names = list(dict.fromkeys([*(term.stage for term in terms), *start]))
+    of_terms = dict.fromkeys(term.stage for term in terms)
+    names = [*(name for name in start if name not in of_terms), *of_terms]
     stages = []
     for name in names:
         mine = [term for term in terms if term.stage == name]

@@ -60,7 +60,7 @@ def test_the_interval_holds_the_truth_in_about_95_of_100_trials() -> None:
 def test_fixed_parts_are_paid_by_the_commit_and_only_linear_parts_shrink_with_machines() -> None:
     seconds = [2 + 1e-3 * x for x in XS]
     term = Term("score", "documents", XS, seconds, amount=1e6, times=10, speedup=8)
-    (score, begun), total = estimate_stages([term], {"start of Spark": 9.0}, machines=Machines(4, 4), prices=FREE)
+    (begun, score), total = estimate_stages([term], {"start of Spark": 9.0}, machines=Machines(4, 4), prices=FREE)
     assert (score.start, score.fixed, score.linear) == pytest.approx((0, 20, 125))
     assert (begun.stage, begun.seconds, total.seconds) == ("start of Spark", 9.0, pytest.approx(154))
     assert total.core_hours == pytest.approx(154 * 16 / 3600)
