@@ -24,9 +24,9 @@ from betr.tables import (
     SELECTIONS,
     STAGE_RUNS,
 )
-from curation.errors import InputError, SchemaError
+from curation.errors import InputError
 from curation.tables import Tables
-from tests.helpers import settings, write_house
+from tests.helpers import settings
 from tests.test_pipeline import STAGES, states
 from tests.test_ranking import plain_labels, sorted_pairs
 
@@ -252,11 +252,14 @@ def test_what_has_no_heads_yet_says_which_stage_makes_them(
             pipeline.run_stage(stage, settings(finished[0], tables=root, **change), spark=spark)
 
 
-def test_tables_of_a_version_without_heads_are_refused_before_any_work(tmp_path: Path, spark: SparkSession) -> None:
-    write_house(tmp_path, 30)
+def test_scores_of_a_version_without_heads_stay_and_new_ones_may_have_heads(tmp_path: Path, spark: SparkSession) -> None:
     tables = Tables(spark, str(tmp_path / "tables"))
     old = CORPUS_SCORES.schema.replace(", heads map<string,double>", "")
-    spark.createDataFrame([], old).write.format("delta").save(tables.path(CORPUS_SCORES))
-    with pytest.raises(SchemaError, match=r"corpus_scores.* holds another schema .* choose another --tables root"):
-        pipeline.run(settings(tmp_path), spark=spark)
-    assert not tables.exists(DOCUMENTS)
+    before = spark.createDataFrame([("a", "0", "one", 0.5, 3, "s")], old)
+    before.write.format("delta").partitionBy(*CORPUS_SCORES.partition_by).save(tables.path(CORPUS_SCORES))
+    assert [row["heads"] for row in tables.read(CORPUS_SCORES).collect()] == [None]
+    after = spark.createDataFrame([("b", "0", "one", 0.5, 3, "s", {"arc": 0.25})], CORPUS_SCORES.schema)
+    tables.replace(CORPUS_SCORES, after, where={"classifier_id": "b", "chunk": "0"}, keys_are_unique=True)
+    assert {row["classifier_id"]: row["heads"] for row in tables.read(CORPUS_SCORES).collect()} == {
+        "a": None, "b": {"arc": 0.25}
+    }
