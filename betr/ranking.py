@@ -25,7 +25,8 @@ from pyspark.sql import functions as F
 
 from curation.clock import StageClock, timed, timed_ddl
 from curation.errors import InputError
-from curation.session import Shared
+from curation.sampling import hash_fraction
+from curation.session import Shared, release, share
 from curation.tables import TableSpec
 
 SAMPLE_RANKS = TableSpec(
@@ -56,6 +57,8 @@ MAX_PAIRS = 2**34  # of the means: 64 GiB of similarities through the shuffle, s
 BLOCK = 2048  # documents of one product
 TILE_PAIRS = 2**20  # similarities of one product: 4 MiB, stays in the cache for the scan
 OUTPUT_ROWS = 2**16
+FLOOR_PARTS = 16
+FLOOR_FROM = 32  # tasks at once: from here on it pays to rank a part first, so that each task hands on less
 PAIRS = "example_id string, doc_id string, similarity float"
 PAIRS_PER_TASK = 2**24  # of the means: similarities that one task sorts, 64 MiB
 
@@ -148,8 +151,8 @@ def rank_documents(
     Exact for any partitioning. A null, NaN, infinite, zero or wrongly sized embedding raises ValueError in the worker.
 
     A task holds M x k pairs of 8 bytes, one block and its partition's ids, and hands at most M x k rows to the merge: P
-    partitions shuffle at most P x M x k rows (M = 14k, k = 400, P = 64: 360M). Where P is large, coalesce, or give the
-    examples a floor (`with_floor`) from a share f of the documents in few partitions: then about M x k / f.
+    partitions shuffle at most P x M x k rows (M = 14k, k = 400, P = 64: 360M). Where P is large, give the examples a
+    floor (`with_sampled_floor`): then about 16 x M x k, whatever P.
     """
     if k < 1:
         raise InputError(f"k must be at least 1; got {k}")
@@ -183,6 +186,16 @@ def with_floor(examples: Examples, ranks: DataFrame, *, k: int) -> Examples:
     for example_id, similarity in zip(found["example_id"].to_pylist(), found["similarity"].to_pylist(), strict=True):
         floor[at[example_id]] = similarity
     return replace(examples, floor=floor, floor_k=k)
+
+
+def with_sampled_floor(embeddings: DataFrame, examples: Examples, *, k: int) -> Examples:
+    """`with_floor` from one document in sixteen, by hash, ranked in at most as many tasks; for this k or less."""
+    some = embeddings.where(hash_fraction("doc_id", 0, "floor") < 1 / FLOOR_PARTS).coalesce(FLOOR_PARTS)
+    shared = share(embeddings.sparkSession, examples)
+    try:
+        return with_floor(examples, rank_documents(some, shared, k=k), k=k)
+    finally:
+        release(shared)
 
 
 def best_ranks(ranks: DataFrame) -> DataFrame:

@@ -435,6 +435,9 @@ def rank(run: Run) -> Outcome:
         k = 0
         while (deepest := max(each.k for each in wanted)) > k:
             k = deepest
+            if default_parallelism(run.spark) >= ranking.FLOOR_FROM:
+                release(shared)
+                shared = share(run.spark, ranking.with_sampled_floor(documents, examples, k=k))
             ranked = ranking.rank_documents(documents, shared, k=k, clock=work.clock)
             ranked = ranked.withColumn("ranking_id", F.lit(key))
             tables.replace(SAMPLE_RANKS, ranked, where={"ranking_id": key}, keys_are_unique=True)

@@ -31,6 +31,7 @@ from betr.ranking import (
     suggested_k,
     warn_if_dense,
     with_floor,
+    with_sampled_floor,
 )
 from curation.errors import InputError
 from curation.session import share
@@ -261,6 +262,16 @@ def test_a_floor_from_a_part_of_the_sample_changes_no_rank(spark: SparkSession) 
     assert bounded.floor is not None
     assert np.isfinite(bounded.floor).all()
     assert pairs_in(rank_documents(embeddings, share(spark, bounded), k=6)) == cut(EVERY, 6)
+
+
+@pytest.mark.connect
+def test_a_floor_drawn_by_hash_changes_no_rank(spark: SparkSession) -> None:
+    embeddings, examples = frame(spark, DOCUMENTS).repartition(4), shared_examples(spark).value
+    for k in (2, 6):
+        bounded = with_sampled_floor(embeddings, examples, k=k)
+        assert bounded.floor is not None and bounded.floor_k == k
+        assert k > 2 or np.isfinite(bounded.floor).all()
+        assert pairs_in(rank_documents(embeddings, share(spark, bounded), k=k)) == cut(EVERY, k)
 
 
 def test_best_rank_names_the_more_similar_example_then_the_lower_id(spark: SparkSession) -> None:
