@@ -12,8 +12,13 @@ from pyspark.sql import SparkSession
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # workers would compile what they import anew, each time
-# Small heaps on few cores: more collector threads cost more than they bring.
-os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:+UseSerialGC")
+# Small heaps on few cores: more collector threads cost more than they bring. And much of the code runs a few times only:
+# compiled by Java's second compiler at its usual thresholds it takes longer than it would have run.
+os.environ.setdefault(
+    "JAVA_TOOL_OPTIONS",
+    "-XX:+UseSerialGC -XX:Tier4InvocationThreshold=40000 -XX:Tier4MinInvocationThreshold=5000 "
+    "-XX:Tier4CompileThreshold=100000 -XX:Tier4BackEdgeThreshold=400000",
+)
 LOCAL = Path(__file__).parent.parent / ".local"
 os.environ.setdefault("BETR_HOME", str(LOCAL))
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(LOCAL / "cache" / "hypothesis"))

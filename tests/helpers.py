@@ -126,11 +126,11 @@ def rows_hash(tables: Tables, spec: TableSpec, *, leave_out: frozenset[str] = fr
 
 def brief_environment() -> dict[str, str]:
     """For a driver of its own that lives for a minute: it is over before Java's second compiler has earned what it
-    takes from the others; and of a Connect server that these tests may run on it knows nothing.
+    takes, if there is room for all that the first one makes; and of a Connect server that tests may run on it knows nothing.
     """
     ours = ("SPARK_LOCAL_IP", "PYSPARK_PYTHON")
     kept = {name: value for name, value in os.environ.items() if name in ours or "SPARK_" not in name}
-    return {**kept, "JAVA_TOOL_OPTIONS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
+    return {**kept, "JAVA_TOOL_OPTIONS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"}
 
 
 def run_command(

@@ -83,6 +83,7 @@ def test_cut_is_that_of_a_plain_sort(spark: SparkSession, split: bool, monkeypat
         monkeypatch.setattr(cutting, "BINS", 16 * len(wanted))
         monkeypatch.setattr(cutting, "_OCTAVE", 2)
         monkeypatch.setattr(cutting, "_INFINITY", 2 * 1_025)
+        monkeypatch.setattr(cutting, "_STEPS", 32)
     rows, budgets, expected = [], {}, {}
     for name, budget in sorted(wanted):
         group = f"{name} {budget}"
