@@ -92,7 +92,7 @@ class BenchmarkExamples:
     def to_frame(self, spark: SparkSession, *, targets_id: str) -> DataFrame:
         """The examples as rows of BENCHMARK_EXAMPLES, under the name of their set."""
         rows = [(targets_id, e.example_id, e.benchmark, e.split, e.text, e.file, e.row) for e in self.examples]
-        return spark.createDataFrame(rows, BENCHMARK_EXAMPLES.schema)
+        return BENCHMARK_EXAMPLES.frame(spark, rows)
 
 
 # -- what the user names ---------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class Run:
         self.tables = Tables(spark, config.tables, run_id=self.run_id, config_hash=content_id(settings))
         self.reports: list[StageReport] = []
         self.warnings: list[str] = []
-        self._memory: list[Row] = self.tables.read(STAGE_RUNS).orderBy("started").collect()
+        self._memory: list[Row] = sorted(self.tables.read(STAGE_RUNS).collect(), key=lambda row: row["started"])
         self._current: dict[str, Outcome] = {}
         self._looked_up: dict[str, Any] = {}
 
@@ -200,7 +200,5 @@ class Run:
         self._append(row)
 
     def _append(self, row: Row) -> None:
-        self.tables.append(
-            STAGE_RUNS, self.spark.createDataFrame([tuple(row)], STAGE_RUNS.schema), keys_are_unique=True
-        )
+        self.tables.append(STAGE_RUNS, STAGE_RUNS.frame(self.spark, [row]), keys_are_unique=True)
         self._memory.append(row)

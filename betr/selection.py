@@ -18,7 +18,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from betr.filter_rate import FilterRate, check_flops, check_keep, check_law, check_tokens, filter_rate
-from curation.cutting import Cut, find_cut, find_cuts, keep, keep_groups
+from curation.cutting import Cut, count_rows, keep, keep_groups
 from curation.errors import InputError, SchemaError
 from curation.hashing import content_id
 from curation.sampling import hash_fraction
@@ -271,23 +271,24 @@ def select(
     shares, field = config.shares, config.quota_field
     grouped = _with_group(scores, field, shares, documents)
     keyed = with_key(grouped, config)
-    totals = {r["group"]: (r["documents"], r["tokens"]) for r in _totals(grouped).collect()}
+    columns: dict[str, Any] = {"key": "key", "id": "doc_id", "weight": "tokens"}
+    counted = count_rows(keyed, **columns, group="group")
+    totals = counted.totals
     if field != "head" and (unknown := [value for value in shares if value not in totals]):
         raise InputError(_unknown(scores, field or "", unknown, documents))
     counts, tokens = sum(n for n, _ in totals.values()), sum(t for _, t in totals.values())
     rate = filter_rate(
         pool_tokens=tokens, keep=config.keep, tokens=config.tokens, flops=config.flops, law=config.law
     )
-    columns: dict[str, Any] = {"key": "key", "id": "doc_id", "weight": "tokens"}
     warnings = list(rate.warnings)
     if shares:
         there = {name: there for name, (_, there) in totals.items()}
         budgets, notes = share_out(rate.tokens, shares, there)
         warnings += [f"quota of {field}: {note}" for note in notes]
-        cuts = find_cuts(keyed, **columns, group="group", budgets=budgets)
+        cuts = counted.cuts(budgets)
         kept = keep_groups(keyed, cuts, group="group", key="key", id="doc_id")
     else:
-        cuts = {"": find_cut(keyed, **columns, budget=rate.tokens)}
+        cuts = counted.cuts({"": rate.tokens})
         kept = keep(keyed, cuts[""], key="key", id="doc_id")
     if not any(cut.kept_rows for cut in cuts.values()):
         raise InputError(
@@ -364,10 +365,6 @@ def _with_value(scores: DataFrame, field: str, documents: DataFrame | None) -> D
         raise SchemaError(f"quotas of {field} need the table documents with its column metadata; none was given")
     value = F.try_element_at(F.col("metadata"), F.lit(field.removeprefix("metadata.")))
     return scores.join(documents.select("doc_id", value.alias("value")), "doc_id", "left")
-
-
-def _totals(grouped: DataFrame) -> DataFrame:
-    return grouped.groupBy("group").agg(F.count(F.lit(1)).alias("documents"), F.sum("tokens").alias("tokens"))
 
 
 def _unknown(scores: DataFrame, field: str, unknown: list[str], documents: DataFrame | None) -> str:

@@ -108,7 +108,10 @@ def import_documents(run: Run) -> Outcome:
     columns, inputs = _columns(run), _inputs(run)
     # A file is known by its name, size and time, and by how it was read: read otherwise, it is imported again.
     prints = {each.path: reading.import_id([each], columns, max_bytes=config.max_bytes) for each in inputs}
-    known = {(row["path"], row["fingerprint"]) for row in tables.read(IMPORTED_FILES).collect()}
+    if run.result("import", reading.import_id(inputs, columns, max_bytes=config.max_bytes)) is None:
+        known = {(row["path"], row["fingerprint"]) for row in tables.read(IMPORTED_FILES).collect()}
+    else:  # together, as they are: none needs to be looked up
+        known = set(prints.items())
     fresh = [each for each in inputs if (each.path, prints[each.path]) not in known]
     if not fresh:
         return run.unchanged(imports(run)[-1], f"{len(inputs)} file(s) imported before")
@@ -125,17 +128,21 @@ def import_documents(run: Run) -> Outcome:
             checked = tables.read(reading.IMPORT_ROWS)
             tables.append(reading.IMPORT_VERDICTS, reading.settle(checked, existing), keys_are_unique=True)
             verdicts = tables.read(reading.IMPORT_VERDICTS)
-            parts = reading.n_chunks(fresh, config.chunk_bytes)
-            kept, rejected, duplicates = reading.sort_out(checked, verdicts, import_id=key, n_chunks=parts)
-            if {each.path for each in fresh} & {path for path, _ in known}:  # files that were touched or changed since
-                rejected = _unless_recorded(run, REJECTED_DOCUMENTS, rejected, ["file", "row", "reason"], key)
-                duplicates = _unless_recorded(run, DUPLICATE_DOCUMENTS, duplicates, ["file", "row", "doc_id"], key)
             # Mostly there are none, and then nothing is looked up and nothing written.
             aside = reading.put_aside(checked, verdicts)
+            again = bool({each.path for each in fresh} & {path for path, _ in known})  # touched or changed since
             if aside - {"duplicate"}:
+                rejected = reading.rejected_rows(checked, verdicts, import_id=key)
+                if again:
+                    rejected = _unless_recorded(run, REJECTED_DOCUMENTS, rejected, ["file", "row", "reason"], key)
                 tables.replace(REJECTED_DOCUMENTS, rejected, where={"import_id": key}, keys_are_unique=True)
             if "duplicate" in aside:
+                duplicates = reading.duplicate_rows(checked, verdicts, import_id=key)
+                if again:
+                    duplicates = _unless_recorded(run, DUPLICATE_DOCUMENTS, duplicates, ["file", "row", "doc_id"], key)
                 tables.replace(DUPLICATE_DOCUMENTS, duplicates, where={"import_id": key}, keys_are_unique=True)
+            parts = reading.n_chunks(fresh, config.chunk_bytes)
+            kept = reading.new_documents(checked, verdicts, import_id=key, n_chunks=parts)
             tables.replace(DOCUMENTS, kept, where=mine, keys_are_unique=True)
         chunks = _chunks(tables.read(DOCUMENTS).where(mine))
         this_one = F.col("import_id") == key
@@ -150,7 +157,7 @@ def import_documents(run: Run) -> Outcome:
                 f"each row's reason is in the table {REJECTED_DOCUMENTS.name}"
             )
         files = [(key, each.path, each.bytes, prints[each.path]) for each in fresh]
-        known_now = run.spark.createDataFrame(files, IMPORTED_FILES.schema)
+        known_now = IMPORTED_FILES.frame(run.spark, files)
         tables.replace(IMPORTED_FILES, known_now, where={"import_id": key}, keys_are_unique=True)
         work.values = {"chunks": chunks, "rejected": reasons, "duplicates": copies, "files": len(fresh)}
     if reasons or copies:
@@ -180,8 +187,8 @@ def corpus_chunks(run: Run) -> dict[str, tuple[int, int]]:
 
 
 def _chunks(documents: DataFrame) -> dict[str, tuple[int, int]]:
-    sizes = documents.groupBy("chunk").agg(F.count(F.lit(1)).alias("n"), F.sum("bytes").alias("b")).orderBy("chunk")
-    return {row["chunk"]: (row["n"], row["b"]) for row in sizes.collect()}
+    sizes = documents.groupBy("chunk").agg(F.count(F.lit(1)).alias("n"), F.sum("bytes").alias("b"))
+    return {row["chunk"]: (row["n"], row["b"]) for row in sorted(sizes.collect())}
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------
@@ -266,7 +273,7 @@ def draw_sample(run: Run) -> Outcome:
         new = new.repartition(parts, F.floor(F.col("position") / below * parts)).sortWithinPartitions(
             "position", "doc_id"
         )
-        tables.append(CORPUS_SAMPLE, new, keys=new.select("seed", "doc_id"))
+        tables.append(CORPUS_SAMPLE, new, keys_are_unique=True)  # the documents' key is, and what is there is left out
         work.values = {"request": request, "corpus": now, "seed": config.seed, "below": below, "last": last}
         work.rows_out = sample(run, Outcome("sample", "", work.values)).count()
         if work.rows_out == 0:
@@ -330,8 +337,8 @@ def embed(run: Run) -> Outcome:
             embedded = embedding.embed(
                 texts, id_column=part.id, encoder=encoder, kind=part.kind, profile=profile, clock=clock, tasks=tasks
             )
-            encoder_id = F.lit(encoder.encoder_id).alias("encoder_id")
-            tables.append(part.spec, embedded, keys=texts.select(part.id, encoder_id))
+            # The key of the texts is unique, those that are there are left out, and each gives one row.
+            tables.append(part.spec, embedded, keys_are_unique=True)
             work.progress.advance(count)
             work.rows_out += count
         work.values = {
@@ -366,22 +373,20 @@ class _Missing:
 
     def waves(self, wave_rows: int) -> list[tuple[int, int]]:
         """(wave, texts missing in it). Where the waves lie doesn't depend on what is there already."""
-        embedding.check_dimension(self.tables.read(self.spec), encoder=self.encoder, table=self.spec.name)
+        there = self.tables.read(self.spec)
+        embedding.check_dimension(there, encoder=self.encoder, table=self.spec.name)
         self.number = max(1, math.ceil(self.count / wave_rows))
         wave = F.least(F.floor(F.col("position") / self.below * self.number), F.lit(self.number - 1))
-        self.rows = self.rows.withColumn("wave", wave)
-        counts = self._missing().groupBy("wave").count().orderBy("wave").collect()
-        return [(row["wave"], row["count"]) for row in counts]
+        there = there.where(F.col("encoder_id") == self.encoder.encoder_id).select(self.id)
+        # What is missing now: the waves share no text, so what they add needn't be looked up by the next ones.
+        self.rows = self.rows.withColumn("wave", wave).join(there, self.id, "left_anti")
+        return sorted((wave, count) for wave, count in self.rows.groupBy("wave").count().collect())
 
     def rows_of(self, wave: int) -> DataFrame:
         # The plain range lets Delta skip files (the sample is sorted by position); the wave itself decides.
         low, high = wave * self.below / self.number, (wave + 1) * self.below / self.number
         near = F.col("position").between(low - 1e-9, high + 1e-9)
-        return self._missing().where(near & (F.col("wave") == wave)).select(self.id, "text")
-
-    def _missing(self) -> DataFrame:
-        there = self.tables.read(self.spec).where(F.col("encoder_id") == self.encoder.encoder_id).select(self.id)
-        return self.rows.join(there, self.id, "left_anti")
+        return self.rows.where(near & (F.col("wave") == wave)).select(self.id, "text")
 
 
 def embeddings(run: Run, outcome: Outcome) -> tuple[DataFrame, DataFrame]:
@@ -412,11 +417,13 @@ def rank(run: Run) -> Outcome:
     key = content_id(labels_id, "heads") if config.heads else labels_id
     if (earlier := run.result("rank", key)) is not None:
         return run.unchanged(earlier)
+    drawn = run.result("sample", embedded["sample"])
+    assert drawn is not None
     with run.stage("rank", key, unit="documents") as work:
         documents, example_rows = embeddings(run, embedded)
         with work.clock.counting("reading"):
             examples = ranking.collect_examples(example_rows)
-            n, m = documents.count(), len(examples.ids)
+            n, m = drawn["rows"], len(examples.ids)
         work.rows_in = n * m
         work.progress.expect(n)
         work.progress.batch(n)
@@ -446,7 +453,7 @@ def rank(run: Run) -> Outcome:
                 for each in wanted:
                     _find_cutoff(run, each, ranks, n, k)
         release(shared)
-        sampled = documents.select("doc_id")
+        sampled = sample(run, drawn).select("doc_id")
         labels = [
             ranking.label_documents(
                 sampled, each.ranks_of(ranks), cutoff=each.found, relevance=relevance
@@ -589,7 +596,7 @@ def train(run: Run) -> Outcome:
             record |= {"classifier_id": key, "head": head}
             records[head] = {column: record[column] for column in columns}
             if (key, head) not in written:
-                row = run.spark.createDataFrame([tuple(records[head].values())], CLASSIFIERS.schema)
+                row = CLASSIFIERS.frame(run.spark, [tuple(records[head].values())])
                 tables.replace(CLASSIFIERS, row, where={"classifier_id": key, "head": head}, keys_are_unique=True)
         work.rows_in = drawn["rows"]
         work.rows_out = sum(record["training_documents"] for record in records.values())
@@ -633,7 +640,8 @@ def _train(
         model = classifier.import_fasttext(config.import_fasttext, config.positive_label)
         origin = f"imported from {Path(config.import_fasttext).name}"
     else:
-        model, fitted = _fit(run, work, labelled.where(~held_out), left)
+        counts = _counts(labels.where(~held_out), "label")
+        model, fitted = _fit(run, work, labelled.where(~held_out), counts, left)
         log, origin = dataclasses.asdict(fitted), "trained"
     counter, ratio = run.once("token counter", lambda: _token_counter(run, drawn, ranked["tokenizer"]))
     with work.clock.counting("writing"):
@@ -660,14 +668,13 @@ def _train(
 
 
 def _fit(
-    run: Run, work: Work, labelled: DataFrame, left: int
+    run: Run, work: Work, labelled: DataFrame, counts: Mapping[int, int], left: int
 ) -> tuple[classifier.FoldedClassifier, classifier.TrainingLog]:
     """Positives and as many negatives (by hash), in hashed order, streamed to the driver's compiled trainer.
 
-    left: classifiers still to train, this one among them; about as many documents each.
+    counts: label -> documents. left: classifiers still to train, this one among them; about as many documents each.
     """
     config = run.config
-    counts = {row["label"]: row["count"] for row in labelled.groupBy("label").count().collect()}
     share_kept = min(1.0, counts.get(1, 0) / max(1, counts.get(0, 0)))
     settings = config.training(2 * counts.get(1, 0))
     kept = (F.col("label") == 1) | (sampling.hash_fraction("doc_id", config.seed, "negatives") < share_kept)
@@ -889,7 +896,7 @@ def select(run: Run) -> Outcome:
         created = datetime.now(UTC).isoformat(timespec="seconds")
         row = cut.run_row(version=version, run_id=run.run_id, created=created)
         columns = _names(run, SELECTION_RUNS)
-        frame = run.spark.createDataFrame([tuple(row[c] for c in columns)], SELECTION_RUNS.schema)
+        frame = SELECTION_RUNS.frame(run.spark, [[row[c] for c in columns]])
         tables.replace(SELECTION_RUNS, frame, where={"selection_id": key}, keys_are_unique=True)
         work.rows_in, work.rows_out = cut.documents, cut.kept_documents
         work.values = {name: row[name] for name in columns if name not in ("parameters", "run_id", "created")}
@@ -902,8 +909,8 @@ def _names(run: Run, spec: TableSpec) -> list[str]:
     return list(spec.struct(run.spark).names)
 
 
-def _counts(rows: DataFrame, column: str) -> dict[str, int]:
-    return {row[column]: row["count"] for row in rows.groupBy(column).count().orderBy(column).collect()}
+def _counts(rows: DataFrame, column: str) -> dict[Any, int]:
+    return dict(sorted((value, count) for value, count in rows.groupBy(column).count().collect()))
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -70,19 +70,48 @@ def find_cuts(
 
     budgets: group (string) -> budget; some dozens of groups, not thousands. Rows of other groups are left out.
     """
-    group_, key_, id_, weight_ = (F.col(c) if isinstance(c, str) else c for c in (group, key, id, weight))
     if not budgets:
         return {}
+    if len(budgets) > 1 or "" not in budgets:
+        rows = rows.where((F.col(group) if isinstance(group, str) else group).isin(*budgets))
+    return count_rows(rows, key=key, id=id, weight=weight, group=group).cuts(budgets)
+
+
+def count_rows(
+    rows: DataFrame, *, key: str | Column, id: str | Column, weight: str | Column, group: str | Column
+) -> Counted:
+    """The first pass of find_cuts, for budgets that depend on what there is; the same rows are refused."""
+    group_, key_, id_, weight_ = (F.col(c) if isinstance(c, str) else c for c in (group, key, id, weight))
     rows = rows.select(
         group_.alias("group"), key_.alias("key"), id_.alias("id"), weight_.cast("bigint").alias("weight")
     )
-    if len(budgets) > 1 or "" not in budgets:
-        rows = rows.where(F.col("group").isin(*budgets))
-    bins, limit = max(2, BINS // len(budgets)), max(1, SORTED_ROWS // len(budgets))
+    return Counted(rows, _histogram(rows, _bin_of_any(), names=(key, id, weight)))
 
-    searches = {name: _Search(budget) for name, budget in budgets.items()}
-    for name, found in _histogram(rows, _bin_of_any(), names=(key, id, weight)).items():
-        searches[name].start(found)
+
+@dataclass(frozen=True)
+class Counted:
+    """Rows by group after the first pass over them."""
+
+    _rows: DataFrame
+    _bins: Mapping[str, Sequence[_Bin]]
+
+    @property
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """group -> its rows, and the sum of their weights."""
+        return {name: (sum(b.rows for b in bins), sum(b.weight for b in bins)) for name, bins in self._bins.items()}
+
+    def cuts(self, budgets: Mapping[str, int]) -> dict[str, Cut]:
+        """One cut for each group that has a budget."""
+        searches = {name: _Search(budget) for name, budget in budgets.items()}
+        for name, search in searches.items():
+            search.start(self._bins.get(name, ()))
+        _find(self._rows, searches)
+        return {name: search.cut() for name, search in searches.items()}
+
+
+def _find(rows: DataFrame, searches: Mapping[str, _Search]) -> None:
+    """The later passes."""
+    bins, limit = max(2, BINS // len(searches)), max(1, SORTED_ROWS // len(searches))
     while wide := {n: s.boundary for n, s in searches.items() if s.inside > limit and s.boundary.low < s.boundary.high}:
         for name, found in _histogram(_inside(rows, wide), _bin_by_width(bins)).items():
             searches[name].narrow(found)
@@ -98,7 +127,6 @@ def find_cuts(
     if unnamed := {n: s.last for n, s in searches.items() if s.last is not None and s.last_id is None}:
         for name, last_id in _collect(_inside(rows, unnamed).groupBy("group").agg(F.max("id"))):
             searches[name].last_id = last_id
-    return {name: search.cut() for name, search in searches.items()}
 
 
 def is_kept(cut: Cut, *, key: str | Column, id: str | Column) -> Column:

@@ -500,16 +500,24 @@ def _open(path: str) -> BinaryIO:
 # -- documents, rejections, duplicates -------------------------------------------------------------------------------
 
 
+PLACE = ["file", "block", "ordinal"]  # where a row stands in the input
+
+
 def to_documents(
     rows: DataFrame, existing: DataFrame | None, *, import_id: str, n_chunks: int, max_bytes: int = MAX_BYTES
 ) -> tuple[DataFrame, DataFrame, DataFrame]:
-    """Rows -> new documents, rejected rows, duplicates: `check_rows`, `settle` and `sort_out` in one.
+    """Rows -> new documents, rejected rows, duplicates: `check_rows`, `settle`, and the three frames that they give.
 
     The three share no row and leave out only blank lines and rows that `existing` (documents imported before) holds
     from the same file.
     """
     checked = check_rows(rows, max_bytes=max_bytes)
-    return sort_out(checked, settle(checked, existing), import_id=import_id, n_chunks=n_chunks)
+    verdicts = settle(checked, existing)
+    return (
+        new_documents(checked, verdicts, import_id=import_id, n_chunks=n_chunks),
+        rejected_rows(checked, verdicts, import_id=import_id),
+        duplicate_rows(checked, verdicts, import_id=import_id),
+    )
 
 
 def check_rows(rows: DataFrame, *, max_bytes: int = MAX_BYTES) -> DataFrame:
@@ -525,8 +533,7 @@ def check_rows(rows: DataFrame, *, max_bytes: int = MAX_BYTES) -> DataFrame:
     doc_id = F.coalesce(F.nullif("id", F.lit("")), F.col("text_hash"))
     # A rejected row has done its service: its text isn't kept.
     kept = F.when(F.col("reason").isNull(), text).alias("text")
-    place = ("file", "block", "ordinal")
-    return hashed.select(*place, doc_id.alias("doc_id"), kept, "source", "license", "metadata", "text_hash", "reason")
+    return hashed.select(*PLACE, doc_id.alias("doc_id"), kept, "source", "license", "metadata", "text_hash", "reason")
 
 
 def settle(checked: DataFrame, existing: DataFrame | None) -> DataFrame:
@@ -535,8 +542,7 @@ def settle(checked: DataFrame, existing: DataFrame | None) -> DataFrame:
     A document keeps its place: what was imported stays. Among new rows of one id the text with the smallest hash is
     kept, of one text the smallest id, of one id and text the first row of the first file. Reads keys only, no text.
     """
-    place = ("file", "block", "ordinal")
-    good = checked.where(F.col("reason").isNull()).select("doc_id", "text_hash", *place)
+    good = checked.where(F.col("reason").isNull()).select("doc_id", "text_hash", *PLACE)
     new = good.withColumn("new", F.lit(True))
     if existing is not None:
         keys = existing.select("doc_id", "text_hash", "file", F.lit(False).alias("new"))
@@ -544,10 +550,10 @@ def settle(checked: DataFrame, existing: DataFrame | None) -> DataFrame:
         same_id = keys.join(good.select("doc_id").distinct(), "doc_id", "left_semi").select(*keys.columns)
         same_text = keys.join(good.select("text_hash").distinct(), "text_hash", "left_semi").select(*keys.columns)
         new = new.unionByName(same_id.unionByName(same_text).distinct(), allowMissingColumns=True)
-    kept = F.min(F.struct("new", "text_hash", *place)).over(Window.partitionBy("doc_id"))
+    kept = F.min(F.struct("new", "text_hash", *PLACE)).over(Window.partitionBy("doc_id"))
     by_id = new.withColumn("kept", kept)
     conflict = F.col("text_hash") != F.col("kept.text_hash")
-    first = ~F.col("new") | (F.struct(*place) == F.struct(*(F.col(f"kept.{name}") for name in place)))
+    first = ~F.col("new") | (F.struct(*PLACE) == F.struct(*(F.col(f"kept.{name}") for name in PLACE)))
     # Of the rows that their id left standing, one text stands once.
     stands = F.when(~conflict & first, F.struct("new", "doc_id"))
     owner = F.min(stands).over(Window.partitionBy("text_hash"))["doc_id"]
@@ -560,7 +566,7 @@ def settle(checked: DataFrame, existing: DataFrame | None) -> DataFrame:
         .otherwise(F.lit("duplicate"))
     )
     owner_ = F.col("owner").alias("duplicate_of")
-    verdicts = settled.where("new").select("doc_id", *place, verdict.alias("verdict"), owner_)
+    verdicts = settled.where("new").select("doc_id", *PLACE, verdict.alias("verdict"), owner_)
     return verdicts.where(F.col("verdict") != "document")
 
 
@@ -571,29 +577,34 @@ def put_aside(checked: DataFrame, verdicts: DataFrame) -> set[str]:
     return {row["reason"] for row in failed.unionByName(others).distinct().collect()}
 
 
-def sort_out(
-    checked: DataFrame, verdicts: DataFrame, *, import_id: str, n_chunks: int
-) -> tuple[DataFrame, DataFrame, DataFrame]:
-    """Checked rows and the verdicts on them -> new documents, rejected rows, duplicates."""
-    place = ["file", "block", "ordinal"]
-    documents = checked.where(F.col("reason").isNull()).join(verdicts.select(*place), place, "left_anti").select(
+def new_documents(checked: DataFrame, verdicts: DataFrame, *, import_id: str, n_chunks: int) -> DataFrame:
+    """Of checked rows and the verdicts on them what becomes documents."""
+    documents = checked.where(F.col("reason").isNull()).join(verdicts.select(*PLACE), PLACE, "left_anti").select(
         "doc_id", "text", "source", "license", F.octet_length("text").cast("bigint").alias("bytes"), "metadata", "file",
         "text_hash", F.concat(F.lit(f"{import_id}-"), F.lpad(_bucket("doc_id", n_chunks), 5, "0")).alias("chunk"),
     )  # fmt: skip
+    return documents.repartition("chunk")
 
-    run = F.lit(import_id).alias("import_id")
+
+def rejected_rows(checked: DataFrame, verdicts: DataFrame, *, import_id: str) -> DataFrame:
+    """What is refused, each row with its reason."""
     sentences = F.create_map(*(F.lit(part) for pair in REASONS.items() for part in pair))
     detail = F.try_element_at(sentences, F.col("reason"))
-    failed = checked.where(F.col("reason") != BLANK).select(*place, "reason", detail.alias("detail"))
+    failed = checked.where(F.col("reason") != BLANK).select(*PLACE, "reason", detail.alias("detail"))
     conflicts = verdicts.where(F.col("verdict") == "id_conflict").select(
-        *place, F.col("verdict").alias("reason"),
+        *PLACE, F.col("verdict").alias("reason"),
         F.concat(F.lit("the id '"), "doc_id", F.lit("' stands for another text")).alias("detail"),
     )  # fmt: skip
-    rejected = _number(failed.unionByName(conflicts), checked).select("file", "row", "reason", "detail", run)
-    duplicates = _number(verdicts.where(F.col("verdict") == "duplicate"), checked).select(
+    run = F.lit(import_id).alias("import_id")
+    return _number(failed.unionByName(conflicts), checked).select("file", "row", "reason", "detail", run)
+
+
+def duplicate_rows(checked: DataFrame, verdicts: DataFrame, *, import_id: str) -> DataFrame:
+    """What is a copy, each row with what it copies."""
+    run = F.lit(import_id).alias("import_id")
+    return _number(verdicts.where(F.col("verdict") == "duplicate"), checked).select(
         "doc_id", "duplicate_of", "file", "row", run
     )
-    return documents.repartition("chunk"), rejected, duplicates
 
 
 def _number(named: DataFrame, rows: DataFrame) -> DataFrame:

@@ -268,7 +268,7 @@ def _laptop_defaults(master: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.sql.warehouse.dir": str(home_folder() / "warehouse"),
         "spark.sql.shuffle.partitions": str(max(2, tasks)),
-        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.databricks.delta.snapshotPartitions": "1",  # a log of thousands of files is a task's work
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": str(max(2, tasks)),
         "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
     }

@@ -12,14 +12,17 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from curation.errors import InputError, SchemaError, TablesBusyError
@@ -52,6 +55,20 @@ class TableSpec:
             _PARSED[self.schema] = spark.createDataFrame([], self.schema).schema  # type: ignore[call-overload]
         return _PARSED[self.schema]
 
+    def frame(self, spark: SparkSession, rows: Iterable[Sequence[Any]] = ()) -> DataFrame:
+        """The driver's rows as a frame. By way of Arrow they are part of the plan: no Python reads them again, one task
+        writes them, and where there are none, what they are joined to is planned away.
+        """
+        struct = self.struct(spark)
+        schema = to_arrow_schema(struct, timezone="UTC")
+        columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+        values = [pa.array(map(_with_zone, column), kind) for column, kind in zip(columns, schema.types, strict=True)]
+        return spark.createDataFrame(pa.Table.from_arrays(values, schema=schema), struct)
+
+
+def _with_zone(value: Any) -> Any:
+    return value.astimezone(UTC) if isinstance(value, datetime) else value  # without a zone it is this machine's
+
 
 _PARSED: dict[str, StructType] = {}
 
@@ -82,6 +99,7 @@ class Tables:
     root: str
     run_id: str = ""
     config_hash: str = ""
+    _there: set[str] = field(default_factory=set, repr=False)  # with the schema that is declared
     _versions: dict[str, int] = field(default_factory=dict, repr=False)
     _read: dict[str, int] = field(default_factory=dict, repr=False)
     writes: list[Write] = field(default_factory=list, repr=False)  # every append and replace, in their order
@@ -105,7 +123,7 @@ class Tables:
 
     def exists(self, spec: TableSpec) -> bool:
         """True where the table is there with the schema that `spec` declares; another schema raises SchemaError."""
-        if spec.name in self._versions:
+        if spec.name in self._there:
             return True
         if self.is_catalog:
             if not self.spark.catalog.tableExists(self.location(spec)):
@@ -122,6 +140,7 @@ class Tables:
                 return False
             raise
         self._check_schema(spec, found)
+        self._there.add(spec.name)
         return True
 
     def create(self, spec: TableSpec) -> None:
@@ -150,7 +169,7 @@ class Tables:
         """
         current = self.version(spec) if version is None else version
         if current is None:
-            return self.spark.createDataFrame([], spec.schema)  # type: ignore[call-overload, no-any-return]
+            return spec.frame(self.spark)
         self._read[spec.name] = current
         frame = self._load(spec, current)
         lacking = [name for name in spec.added if name not in frame.columns]
@@ -242,6 +261,7 @@ class Tables:
         elif self.exists(spec):  # a remote store is reached through Delta only: the files go with the next VACUUM
             self.spark.sql(f"DELETE FROM {self.location(spec)}")
         self._forget(spec)
+        self._there.discard(spec.name)
         self._read.pop(spec.name, None)
 
     @contextlib.contextmanager
@@ -336,6 +356,7 @@ class Tables:
             writer.saveAsTable(self.location(spec))
         else:
             writer.save(self.path(spec))
+        self._there.add(spec.name)
         self._forget(spec)
 
     def _conform(self, spec: TableSpec, rows: DataFrame) -> DataFrame:
@@ -456,8 +477,7 @@ def _hold_lease(tables: Tables, lease_seconds: int) -> Iterator[None]:
     spark, holder = tables.spark, f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
     def claim() -> None:
-        rows = spark.createDataFrame([("run", holder, time.time() + lease_seconds)], LEASES.schema)
-        tables.upsert(LEASES, rows)
+        tables.upsert(LEASES, LEASES.frame(spark, [("run", holder, time.time() + lease_seconds)]))
 
     current = _lease(tables)
     if current is not None and current[0] != holder and current[1] > time.time():
@@ -485,7 +505,7 @@ def _hold_lease(tables: Tables, lease_seconds: int) -> Iterator[None]:
     finally:
         done.set()
         thread.join(timeout=30)
-        tables.upsert(LEASES, spark.createDataFrame([("run", holder, 0.0)], LEASES.schema))
+        tables.upsert(LEASES, LEASES.frame(spark, [("run", holder, 0.0)]))
 
 
 def _lease(tables: Tables) -> tuple[str, float] | None:
