@@ -92,7 +92,7 @@ def _write(run: Run, rows: list[ComparisonRow], comparison_id: str, made: dict[s
     ]
     run.tables.replace(
         COMPARISONS,
-        run.spark.createDataFrame(values, COMPARISONS.schema),
+        COMPARISONS.frame(run.spark, values),
         where={"comparison_id": comparison_id},
         keys_are_unique=True,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from bare import metrics
@@ -29,6 +29,7 @@ from bare.stages import accepted_rows, judge_model, round_settings
 from bare.tables import JUDGEMENTS, METRICS, ROUNDS, VERDICTS
 from bare.tasks import FIELD_MISSING, NOT_PARSED, TRUNCATED, Seeds, Task
 from curation.embedding import Vectors, embedding_profile
+from curation.frames import driver_rows
 from curation.session import TaskWatch, default_parallelism, is_local_session, release, share
 
 ALL_ROUNDS, REAL = -1, -2  # rounds of the table `metrics` that are none
@@ -36,8 +37,13 @@ FEWEST_FOR_CLUSTERS = 10  # real rows
 PARSE_FAILURES = (NOT_PARSED, FIELD_MISSING)
 
 
-def sample(rows: DataFrame, *, size: int, seed: int) -> pd.DataFrame:
-    """At most `size` rows, those that `metrics.fixed_sample` takes: by hash of row_id, on the driver."""
+def sample(rows: DataFrame, *, size: int, seed: int, of: int | None = None) -> pd.DataFrame:
+    """At most `size` rows, those that `metrics.fixed_sample` takes: by hash of row_id, on the driver.
+
+    of: how many rows there are at most, where that is known: up to `size` all are taken, and none is hashed.
+    """
+    if of is not None and of <= size:
+        return rows.toPandas()
 
     def place(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for frame in frames:
@@ -50,14 +56,18 @@ def sample(rows: DataFrame, *, size: int, seed: int) -> pd.DataFrame:
 
 
 def measure(run: Run, round_: int | None = None) -> tuple[Measure, ...]:
-    """Every measure of the accepted rows (of one round, or of all), written to `metrics`."""
+    """Every measure of the accepted rows (of one round, or of all), written to `metrics`.
+
+    A generation's only round is all of it: it is measured once, and written as both.
+    """
     making, config = run.making, run.config
     of_round = F.lit(True) if round_ is None else F.col("round") == round_
     rows = accepted_rows(run).where(of_round)
     columns = ("row_id", "label", "text", "embedding", "draft_embedding")
-    frame = sample(rows.select(*columns), size=metrics.SAMPLE, seed=config.seed)
+    accepted, every = run.totals.accepted, run.totals.judged
+    frame = sample(rows.select(*columns), size=metrics.SAMPLE, seed=config.seed, of=accepted)
     judged_rows = run.mine(VERDICTS).where(of_round).select("row_id", "reason")
-    verdicts = sample(judged_rows, size=metrics.SAMPLE, seed=config.seed)
+    verdicts = sample(judged_rows, size=metrics.SAMPLE, seed=config.seed, of=every)
     found = list(measure_frame(frame, making.task, real_clusters(run), run.shown_vectors(), seed=config.seed))
     reasons = [r if isinstance(r, str) else None for r in verdicts["reason"]]
     found += [
@@ -67,7 +77,9 @@ def measure(run: Run, round_: int | None = None) -> tuple[Measure, ...]:
     judged = indistinguishable(run, round_)
     if judged is not None and judged.rate is not None:
         found.append(Measure("indistinguishability", judged.rate, judged.low, judged.high, judged.answered))
-    _write(run, ALL_ROUNDS if round_ is None else round_, found, frame)
+    rounds = {ALL_ROUNDS if round_ is None else round_} | ({ALL_ROUNDS} if config.rounds == 1 else set())
+    _write(run, sorted(rounds), found, frame)
+    run.measured |= rounds
     return tuple(found)
 
 
@@ -84,7 +96,7 @@ def measure_real(run: Run) -> tuple[Measure, ...]:
         }
     )
     found = measure_frame(frame, making.task, None, None, seed=seed)
-    _write(run, REAL, found, frame)
+    _write(run, [REAL], found, frame)
     return found
 
 
@@ -122,7 +134,7 @@ def measure_frame(
     return found
 
 
-def _write(run: Run, round_: int, found: Sequence[Measure], frame: pd.DataFrame) -> None:
+def _write(run: Run, rounds: Sequence[int], found: Sequence[Measure], frame: pd.DataFrame) -> None:
     histogram = None
     if len(frame) >= 2:
         vectors = np.array(frame["embedding"].tolist(), np.float64)
@@ -130,13 +142,14 @@ def _write(run: Run, round_: int, found: Sequence[Measure], frame: pd.DataFrame)
         histogram = list(distribution.counts) if distribution else None
     rows = [
         (run.generation_id, round_, m.name, m.value, m.low, m.high, m.n, histogram if m.name == "mean_cosine" else None)
+        for round_ in rounds
         for m in found
     ]
     if rows:
         run.tables.replace(
             METRICS,
-            run.spark.createDataFrame(rows, METRICS.schema),
-            where=f"generation_id = '{run.generation_id}' AND round = {round_}",
+            METRICS.frame(run.spark, rows),
+            where=f"generation_id = '{run.generation_id}' AND round IN ({', '.join(map(str, rounds))})",
             keys_are_unique=True,
         )
 
@@ -152,7 +165,7 @@ def judge(run: Run, round_: int | None = None) -> Indistinguishability | None:
     name = str(parse_generator(config.judge))
     of_round = F.lit(True) if round_ is None else F.col("round") == round_
     rows = accepted_rows(run).where(of_round).select("row_id", "round", "fields")
-    chosen = sample(rows, size=config.judged, seed=config.seed)
+    chosen = sample(rows, size=config.judged, seed=config.seed, of=run.totals.accepted)
     asked_before = {r["row_id"] for r in run.mine(JUDGEMENTS).where(F.col("judge") == name).select("row_id").collect()}
     chosen = chosen[~chosen["row_id"].isin(asked_before)].sort_values("row_id", ignore_index=True)
     if len(chosen):
@@ -168,7 +181,8 @@ def _ask_judge(run: Run, chosen: pd.DataFrame, name: str) -> None:
     config, making = run.config, run.making
     model = judge_model(run)
     columns = "row_id string, round int, fields string, real array<int>, place int"
-    rows = run.spark.createDataFrame(chosen[["row_id", "round", "fields", "real", "place"]], columns)
+    asked = chosen[["row_id", "round", "fields", "real", "place"]].itertuples(index=False)
+    rows = driver_rows(run.spark, asked, columns)
     shared = share(run.spark, making.real)
     ask = judge_asking(making.task, shared, run_seed=config.seed, sampling=making.task.sampling("judge"))
     tasks = config.partitions or default_parallelism(run.spark)
@@ -273,7 +287,7 @@ def close_round(run: Run, round_: int) -> Decision:
     )  # fmt: skip
     run.tables.replace(
         ROUNDS,
-        run.spark.createDataFrame([row], ROUNDS.schema),
+        ROUNDS.frame(run.spark, [row]),
         where=f"generation_id = '{run.generation_id}' AND round = {round_}",
         keys_are_unique=True,
     )
@@ -314,5 +328,19 @@ def earlier_rounds(run: Run, round_: int) -> tuple[list[Round], list[Decision]]:
 
 def metrics_of(run: Run, round_: int) -> list[Measure]:
     """The measures of a round as they were written."""
-    rows = run.mine(METRICS).where(F.col("round") == round_).orderBy("measure").collect()
+    rows = [row for row in _metric_rows(run) if row["round"] == round_]
     return [Measure(row["measure"], row["value"], row["low"], row["high"], row["n"]) for row in rows]
+
+
+def histograms(run: Run) -> dict[int, list[int]]:
+    """The cosines' histogram of each round that has one."""
+    return {row["round"]: list(row["histogram"]) for row in _metric_rows(run) if row["histogram"] is not None}
+
+
+def _metric_rows(run: Run) -> list[Row]:
+    """All of the generation's measures, by name: some dozens a round, read once as they stand."""
+    version = run.tables.version(METRICS)
+    if run.metrics is None or run.metrics[0] != version:
+        rows = run.mine(METRICS).collect()
+        run.metrics = (version, sorted(rows, key=lambda row: row["measure"]))
+    return run.metrics[1]

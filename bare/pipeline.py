@@ -40,8 +40,9 @@ def bare(run: Run) -> None:
             break
     if not run.stopped_by and run.totals.accepted < run.config.accepted:
         run.stopped_by = "attempts"  # every item that is left was drafted as often as it may be
-    measuring.judge(run)
-    measuring.measure(run)
+    if measuring.ALL_ROUNDS not in run.measured:
+        measuring.judge(run)
+        measuring.measure(run)
 
 
 def finish_waves(run: Run) -> None:

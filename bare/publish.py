@@ -30,9 +30,10 @@ from bare.config import BareConfig
 from bare.cost import load_prices
 from bare.report import ModelUsed, RoundSummary, RunReport, review_page, run_page
 from bare.run import Run, opened
-from bare.tables import DRAFTS, METRICS, REFINED, REVIEWS, ROUNDS, ROW_EMBEDDINGS, VERDICTS
+from bare.tables import DRAFTS, REFINED, REVIEWS, ROUNDS, ROW_EMBEDDINGS, VERDICTS
 from curation.embedding import embed
 from curation.errors import InputError
+from curation.frames import driver_rows
 from curation.progress import Terminal
 
 NOT_HELD_OUT = "No seeds are held out: the real rows are those that the models were shown."
@@ -86,10 +87,7 @@ def run_report(run: Run) -> RunReport:
     models = [ModelUsed(drafter.settings.role, drafter.name, drafter.revision, drafter.license)]
     if making.refiner is not None:
         models.append(ModelUsed("instruct", making.refiner.name, making.refiner.revision, making.refiner.license))
-    histograms = {
-        row["round"]: list(row["histogram"])
-        for row in run.mine(METRICS).where(F.col("histogram").isNotNull()).select("round", "histogram").collect()
-    }
+    histograms = measuring.histograms(run)
     rounds = [
         RoundSummary(
             row["round"], row["accepted"], measuring.metrics_of(run, row["round"]), row["action"], row["reason"],
@@ -199,7 +197,7 @@ def sheet_rows(
     if accepted_only:
         rows = rows.where("accepted")
     if ids is not None:
-        wanted = run.spark.createDataFrame([(i,) for i in ids], "row_id string")
+        wanted = driver_rows(run.spark, [(i,) for i in ids], "row_id string")
         rows = rows.join(F.broadcast(wanted), "row_id")
     if most is not None:
         rows = rows.orderBy("row_id").limit(most)
@@ -267,7 +265,7 @@ def review_import(
         _refuse_unparsed(run, [review for review, _ in found.values()])
         now = datetime.now(UTC).isoformat(timespec="seconds")
         values = [(run.generation_id, r.row_id, r.reviewer, r.verdict, r.reason, d, now) for r, d in found.values()]
-        run.tables.upsert(REVIEWS, run.spark.createDataFrame(values, REVIEWS.schema))
+        run.tables.upsert(REVIEWS, REVIEWS.frame(run.spark, values))
         changed = _settle(run, sorted({row_id for row_id, _ in found}))
         agreed = agreements_of(run)
         for each in agreed:
@@ -304,7 +302,7 @@ def _ids_in(text: str, path: str) -> list[str]:
 
 def _refuse_unparsed(run: Run, reviews: list[Review]) -> None:
     accepted = [r.row_id for r in reviews if r.verdict == "accept"]
-    wanted = run.spark.createDataFrame([(i,) for i in accepted], "row_id string")
+    wanted = driver_rows(run.spark, [(i,) for i in accepted], "row_id string")
     bad = run.mine(VERDICTS).where(F.col("fields").isNull()).join(wanted, "row_id").orderBy("row_id").first()
     if bad is not None:
         raise InputError(
@@ -314,7 +312,7 @@ def _refuse_unparsed(run: Run, reviews: list[Review]) -> None:
 
 def _settle(run: Run, row_ids: list[str]) -> int:
     """Verdicts of the reviewed rows by rule (agreement.decide); how many are other than before."""
-    wanted = run.spark.createDataFrame([(i,) for i in row_ids], "row_id string")
+    wanted = driver_rows(run.spark, [(i,) for i in row_ids], "row_id string")
     rows = run.mine(VERDICTS).join(F.broadcast(wanted), "row_id").collect()
     reviews: dict[str, list[Review]] = {}
     for r in run.mine(REVIEWS).join(F.broadcast(wanted), "row_id").collect():
@@ -330,7 +328,7 @@ def _settle(run: Run, row_ids: list[str]) -> int:
             values["detail"] = ""
         changed += values["accepted"] != row["accepted"]
         settled.append(tuple(values[column] for column in columns))
-    run.tables.upsert(VERDICTS, run.spark.createDataFrame(settled, VERDICTS.schema))
+    run.tables.upsert(VERDICTS, VERDICTS.frame(run.spark, settled))
     _embed_missing(run)
     return changed
 
@@ -354,7 +352,7 @@ def agreements_of(run: Run) -> list[Agreement]:
     reviews = [Review(r["row_id"], r["verdict"], r["reason"], r["reviewer"]) for r in rows]
     if not reviews:
         return []
-    wanted = run.spark.createDataFrame([(i,) for i in sorted({r.row_id for r in reviews})], "row_id string")
+    wanted = driver_rows(run.spark, [(i,) for i in sorted({r.row_id for r in reviews})], "row_id string")
     verdicts = run.mine(VERDICTS).join(wanted, "row_id").select("row_id", "automatic_reason").collect()
     automatic = {v["row_id"]: "accept" if v["automatic_reason"] is None else "reject" for v in verdicts}
     return agreements(reviews, automatic)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from bare.checking import Rules
@@ -69,6 +69,11 @@ class Totals:
         if calls["cost"] is not None:
             self.cost = (self.cost or 0.0) + calls["cost"]
 
+    @property
+    def judged(self) -> int:
+        """Rows that have a verdict."""
+        return self.accepted + self.rejected.total()
+
     def add_verdicts(self, counts: dict[str | None, int]) -> None:
         self.accepted += counts.get(None, 0)
         self.rejected.update({reason: count for reason, count in counts.items() if reason is not None})
@@ -88,6 +93,8 @@ class Run:
         self.interrupted = False
         self.totals = Totals()
         self.drafted: dict[int, int] = {}  # rows of each wave
+        self.measured: set[int] = set()  # rounds, by this run
+        self.metrics: tuple[int | None, list[Row]] | None = None  # the generation's, at this version of their table
         self._waves: dict[str, set[int]] = {}
         self._making: Making | None = None
         self._embedded: dict[str, Vectors] = {}

@@ -311,11 +311,11 @@ def _write_making(run: Run, making: Making, text: str, seeds: Seeds, seeds_id: s
         for s in seeds.seeds
     ]  # fmt: skip
     where = {"seeds_id": seeds_id}
-    tables.replace(SEEDS, spark.createDataFrame(rows, SEEDS.schema), where=where, keys_are_unique=True)
+    tables.replace(SEEDS, SEEDS.frame(spark, rows), where=where, keys_are_unique=True)
     if seeds.rejected:
         failed = [(seeds_id, r.row, r.reason, r.detail) for r in seeds.rejected]
         tables.replace(
-            REJECTED_SEEDS, spark.createDataFrame(failed, REJECTED_SEEDS.schema), where=where, keys_are_unique=True
+            REJECTED_SEEDS, REJECTED_SEEDS.frame(spark, failed), where=where, keys_are_unique=True
         )
     config, drafter, refiner = run.config, making.drafter, making.refiner
     base = drafter if ARMS[config.arm][0] == "base" else None
@@ -327,7 +327,7 @@ def _write_making(run: Run, making: Making, text: str, seeds: Seeds, seeds_id: s
     )  # fmt: skip
     tables.replace(
         GENERATIONS,
-        spark.createDataFrame([row], GENERATIONS.schema),
+        GENERATIONS.frame(spark, [row]),
         where={"generation_id": making.generation_id},
         keys_are_unique=True,
     )

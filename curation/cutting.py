@@ -19,6 +19,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from curation.errors import InputError
+from curation.frames import driver_rows
 
 SORTED_ROWS = 100_000  # what the driver sorts at most, all groups together
 BINS = 65_536  # bins of a later pass, all groups together
@@ -152,7 +153,7 @@ def keep_groups(
     if not thresholds:
         return rows.where(F.lit(False))
     schema = "cut_group string, cut_key double, cut_id string"
-    cut_at = F.broadcast(rows.sparkSession.createDataFrame(thresholds, schema))
+    cut_at = F.broadcast(driver_rows(rows.sparkSession, thresholds, schema))
     kept = (key_ > F.col("cut_key")) | ((key_ == F.col("cut_key")) & (id_ <= F.col("cut_id")))
     lowest = F.lit(min(threshold for _, threshold, _ in thresholds))
     return rows.where(key_ >= lowest).join(cut_at, (group_ == F.col("cut_group")) & kept, "leftsemi")
@@ -318,7 +319,7 @@ def _inside(rows: DataFrame, bounds: Mapping[str, _Bounds]) -> DataFrame:
         rows = rows.where(F.col("group") == F.lit(name)).withColumns(columns)
     else:
         schema = "group string, low double, high double, low_id string, high_id string"
-        rows = rows.join(F.broadcast(rows.sparkSession.createDataFrame(limits, schema)), "group")
+        rows = rows.join(F.broadcast(driver_rows(rows.sparkSession, limits, schema)), "group")
     rows = rows.where(key.between(F.col("low"), F.col("high")))
     if any((b.low_id, b.high_id) != ("", "G") for b in bounds.values()):
         rows = rows.where(F.hex(F.col("id").cast("binary")).between(F.col("low_id"), F.col("high_id")))

@@ -23,6 +23,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from curation.errors import InputError, SchemaError, input_errors
+from curation.frames import driver_rows
 from curation.tables import TableSpec, absolute, is_local
 
 DOCUMENTS = TableSpec(
@@ -313,7 +314,7 @@ def _read_texts(spark: SparkSession, files: list[InputFile], max_bytes: int) -> 
     if long or empty:
         told = [(file, "too_long") for file in long] + [(file, "empty") for file in empty]
         rows = [(file.path, -1, 1, None, None, None, None, None, reason) for file, reason in told]
-        frames.append(spark.createDataFrame(rows, ROWS))
+        frames.append(driver_rows(spark, rows, ROWS))
     if short:
         scan = spark.read.text([_literal_path(file.path) for file in short], wholetext=True)
         rows_ = scan.select(_path(), F.col("value").alias("text")).select(

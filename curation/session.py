@@ -265,6 +265,7 @@ def _laptop_defaults(master: str) -> dict[str, str]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.extraJavaOptions": f"{quiet_logs()} {java_options()}".strip(),
+        "spark.python.daemon.module": "curation.worker_daemon",
         "spark.ui.enabled": "false",
         "spark.sql.warehouse.dir": str(home_folder() / "warehouse"),
         "spark.sql.shuffle.partitions": str(max(2, tasks)),

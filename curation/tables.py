@@ -14,18 +14,16 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from curation.errors import InputError, SchemaError, TablesBusyError
+from curation.frames import driver_rows, parsed_schema
 
 # Features of a Delta table that leave its data files what they seem: each row of a file is a row of the table.
 HARMLESS_FEATURES = {
@@ -51,26 +49,11 @@ class TableSpec:
     added: tuple[str, ...] = ()
 
     def struct(self, spark: SparkSession) -> StructType:
-        if self.schema not in _PARSED:  # asking Spark takes tens of milliseconds, and every write asks
-            _PARSED[self.schema] = spark.createDataFrame([], self.schema).schema  # type: ignore[call-overload]
-        return _PARSED[self.schema]
+        return parsed_schema(spark, self.schema)
 
     def frame(self, spark: SparkSession, rows: Iterable[Sequence[Any]] = ()) -> DataFrame:
-        """The driver's rows as a frame. By way of Arrow they are part of the plan: no Python reads them again, one task
-        writes them, and where there are none, what they are joined to is planned away.
-        """
-        struct = self.struct(spark)
-        schema = to_arrow_schema(struct, timezone="UTC")
-        columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-        values = [pa.array(map(_with_zone, column), kind) for column, kind in zip(columns, schema.types, strict=True)]
-        return spark.createDataFrame(pa.Table.from_arrays(values, schema=schema), struct)
-
-
-def _with_zone(value: Any) -> Any:
-    return value.astimezone(UTC) if isinstance(value, datetime) else value  # without a zone it is this machine's
-
-
-_PARSED: dict[str, StructType] = {}
+        """The driver's rows as a frame with the table's columns."""
+        return driver_rows(spark, rows, self.schema)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,15 @@ os.environ.setdefault("BETR_HOME", str(LOCAL))
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(LOCAL / "cache" / "hypothesis"))
 os.environ.setdefault("NUMBA_CACHE_DIR", str(LOCAL / "cache" / "numba"))
 
-CONF = {"spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2"}  # fmt: skip
+CONF = {
+    "spark.driver.memory": "2g",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.default.parallelism": "2",
+    # A plan that runs once over a few rows takes longer to compile than to run: expressions are interpreted here. Drivers
+    # and clusters that tests start compile them, as everywhere else.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
 
 
 @pytest.fixture(scope="session")

@@ -133,8 +133,15 @@ def brief_environment() -> dict[str, str]:
     return {**kept, "JAVA_TOOL_OPTIONS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"}
 
 
+def interpreting_environment() -> dict[str, str]:
+    """The same for drivers that are killed: expressions are interpreted, as in the tests' own session (conftest.py)."""
+    conf = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+    said = [f"--conf {name}={value}" for name, value in conf.items()]
+    return {**brief_environment(), "PYSPARK_SUBMIT_ARGS": " ".join([*said, "pyspark-shell"])}
+
+
 def run_command(
-    *arguments: str, module: str = "betr.cli", timeout: float = 800, **env: str
+    *arguments: str, module: str = "betr.cli", timeout: float = 800, interpreted: bool = False, **env: str
 ) -> "subprocess.CompletedProcess[str]":
     """The real command line in a process of its own."""
     return subprocess.run(
@@ -143,7 +150,7 @@ def run_command(
         text=True,
         timeout=timeout,
         check=False,
-        env={**brief_environment(), **env},
+        env={**(interpreting_environment() if interpreted else brief_environment()), **env},
         cwd=Path(__file__).parent.parent,
     )
 
@@ -162,7 +169,7 @@ def interrupt_when(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=brief_environment(),
+        env=interpreting_environment(),
         cwd=Path(__file__).parent.parent,
     ) as process:
         deadline = time.monotonic() + 800

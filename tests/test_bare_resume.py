@@ -122,7 +122,7 @@ def test_a_run_killed_in_each_stage_ends_with_the_tables_of_an_undisturbed_one(
     for moment in (drafting, refining, judging):
         code, out, err = interrupt_when(moment, signal.SIGKILL, command, module="bare.cli")
         assert code == -signal.SIGKILL and out == "", err
-    report = last_json(run_command(*command, module="bare.cli"))
+    report = last_json(run_command(*command, module="bare.cli", interpreted=True))
     same = ("generation_id", "drafts", "refined", "accepted", "rejected", "tokens_in", "tokens_out", "measures")
     assert {name: report[name] for name in same} == {name: expected[name] for name in same}
     ours, theirs = Tables(spark, str(root)), Tables(spark, undisturbed.tables)

@@ -43,7 +43,7 @@ def test_a_run_stopped_and_killed_in_every_long_stage_ends_with_the_tables_of_an
     assert code == -signal.SIGKILL
     assert "train    unchanged" in err and "score    resumed" in err
 
-    report = last_json(run_command(*command))
+    report = last_json(run_command(*command, interpreted=True))
     states = {each["stage"]: each["state"] for each in report["stages"]}
     assert states == {**dict.fromkeys(states, "unchanged"), "select": "done"}
     assert report["selection"] == expected["selection"]
