@@ -92,9 +92,9 @@ demo-bare: setup .local/demo-models/fetched ## draft with a small base model, re
 
 test: lint ## what .ci/run runs: ruff, mypy, the tests; beside them those under Spark Connect, on clusters, with kills
 	@mkdir -p .local/logs; \
-		CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m "connect or processes" --durations=0 > .local/logs/test-beside.log 2>&1 & \
+		CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m "connect or processes" --durations=30 > .local/logs/test-beside.log 2>&1 & \
 		beside=$$!; trap 'kill $$beside 2> /dev/null || true' EXIT; failed=0; \
-		$(PY) -m pytest -m "not processes" --durations=0 || failed=1; \
+		$(PY) -m pytest -m "not processes" --durations=30 || failed=1; \
 		echo "test: the stages under Spark Connect, kills, clusters"; \
 		wait $$beside || failed=1; cat .local/logs/test-beside.log; exit $$failed
 

@@ -64,8 +64,6 @@ def build(setup: Setup) -> Question:
         targets,
         note="The limit knows the threshold before it reads.",
         packages=("pyspark", "delta-spark"),
-        repeats=3,
-        warm_up=0,
     )
 
 

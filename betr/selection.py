@@ -272,7 +272,7 @@ def select(
     grouped = _with_group(scores, field, shares, documents)
     keyed = with_key(grouped, config)
     columns: dict[str, Any] = {"key": "key", "id": "doc_id", "weight": "tokens"}
-    counted = count_rows(keyed, **columns, group="group")
+    counted = count_rows(keyed, **columns, group="group" if shares else None)
     totals = counted.totals
     if field != "head" and (unknown := [value for value in shares if value not in totals]):
         raise InputError(_unknown(scores, field or "", unknown, documents))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import accumulate, groupby, takewhile
 from typing import Any, NamedTuple
 
@@ -55,7 +54,7 @@ def find_cut(rows: DataFrame, *, key: str | Column, id: str | Column, weight: st
     A budget of at least the total keeps every row. Keys that are null or NaN, null ids and null or negative weights
     raise InputError.
     """
-    return find_cuts(rows, key=key, id=id, weight=weight, group=F.lit(""), budgets={"": budget})[""]
+    return count_rows(rows, key=key, id=id, weight=weight).cuts({"": budget})[""]
 
 
 def find_cuts(
@@ -79,14 +78,18 @@ def find_cuts(
 
 
 def count_rows(
-    rows: DataFrame, *, key: str | Column, id: str | Column, weight: str | Column, group: str | Column
+    rows: DataFrame, *, key: str | Column, id: str | Column, weight: str | Column, group: str | Column | None = None
 ) -> Counted:
-    """The first pass of find_cuts, for budgets that depend on what there is; the same rows are refused."""
-    group_, key_, id_, weight_ = (F.col(c) if isinstance(c, str) else c for c in (group, key, id, weight))
+    """The first pass of find_cuts, for budgets that depend on what there is; the same rows are refused.
+
+    group: None for one group of all rows, which is called "".
+    """
+    given = (F.lit("") if group is None else group, key, id, weight)
+    group_, key_, id_, weight_ = (F.col(c) if isinstance(c, str) else c for c in given)
     rows = rows.select(
         group_.alias("group"), key_.alias("key"), id_.alias("id"), weight_.cast("bigint").alias("weight")
     )
-    return Counted(rows, _histogram(rows, _bin_of_any(), names=(key, id, weight)))
+    return Counted(rows, _first_histogram(rows, [] if group is None else ["group"], names=(key, id, weight)))
 
 
 @dataclass(frozen=True)
@@ -271,15 +274,35 @@ def _bin_by_width(bins: int) -> Column:
     return F.floor((key - low) / (high - low) * F.lit(float(bins - 1)))
 
 
-def _histogram(rows: DataFrame, bin_: Column, names: tuple[Any, ...] | None = None) -> dict[str, list[_Bin]]:
-    """Rows, weight, lowest and highest key of each bin of each group; names: also refuse bad values, by these names."""
-    if names is not None:
-        bin_ = F.when(~_any(_bad_values().values()), bin_)
-    counted = rows.groupBy("group", bin_.alias("bin")).agg(*_sums())
+def _first_histogram(rows: DataFrame, by: list[str], *, names: tuple[Any, ...]) -> dict[str, list[_Bin]]:
+    """`_histogram` of all rows, in bins of any double; bad values are refused, by these names of key, id and weight.
+
+    by: ["group"], or nothing where all rows are one group: Spark would hash and compare even a constant, row by row.
+    """
+    of_key, of_id, of_weight = _bad_values().values()
+    counted = rows.groupBy(*by, F.when(~(of_key | of_weight), _bin_of_any()).alias("bin")).agg(*_sums())
+    # No id is read for this: a file whose statistics know of no null is passed over.
+    no_bin = F.lit(None).cast("bigint").alias("bin")
+    counted = counted.union(rows.where(of_id).groupBy(*by, no_bin).agg(*_sums()))
+    found = _bins(counted if by else counted.select(F.lit(""), "*"))
+    if found is None:
+        raise _refusal(rows, names)
+    return found
+
+
+def _histogram(rows: DataFrame, bin_: Column) -> dict[str, list[_Bin]]:
+    """Rows, weight, lowest and highest key of each bin of each group."""
+    found = _bins(rows.groupBy("group", bin_.alias("bin")).agg(*_sums()))
+    assert found is not None, "rows that have no bin were refused by the first pass"
+    return found
+
+
+def _bins(counted: DataFrame) -> dict[str, list[_Bin]] | None:
+    """Bins by group; None where some row has none."""
     found: dict[str, list[_Bin]] = {}
     for name, number, *values in _collect(counted):
         if number is None:
-            raise _refusal(rows, names or ("key", "id", "weight"))
+            return None
         found.setdefault(name, []).append(_Bin(*values))
     return found
 
@@ -356,7 +379,3 @@ def _refusal(rows: DataFrame, names: Sequence[str | Column]) -> InputError:
         if count
     )
     return InputError(f"the cut can't order these rows: {found}; remove or repair them first")
-
-
-def _any(conditions: Iterable[Column]) -> Column:
-    return reduce(lambda a, b: a | b, conditions)

@@ -16,8 +16,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # workers would compile what th
 # compiled by Java's second compiler at its usual thresholds it takes longer than it would have run.
 os.environ.setdefault(
     "JAVA_TOOL_OPTIONS",
-    "-XX:+UseSerialGC -XX:Tier4InvocationThreshold=40000 -XX:Tier4MinInvocationThreshold=5000 "
-    "-XX:Tier4CompileThreshold=100000 -XX:Tier4BackEdgeThreshold=400000",
+    "-XX:+UseSerialGC -Xmn768m -XX:Tier4InvocationThreshold=20000 -XX:Tier4MinInvocationThreshold=3000 "
+    "-XX:Tier4CompileThreshold=50000 -XX:Tier4BackEdgeThreshold=200000",
 )
 LOCAL = Path(__file__).parent.parent / ".local"
 os.environ.setdefault("BETR_HOME", str(LOCAL))
@@ -32,6 +32,9 @@ CONF = {
     # and clusters that tests start compile them, as everywhere else.
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    # Spark's own checks of its optimiser; SPARK_TESTING turns on more of them.
+    "spark.sql.planChangeValidation": "false",
+    "spark.sql.lightweightPlanChangeValidation": "false",
 }
 
 

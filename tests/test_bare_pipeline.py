@@ -77,6 +77,9 @@ def test_a_run_accepts_as_many_rows_as_were_asked_for_and_explains_the_others(
     measures = {m["measure"]: m for m in rows(spark, settings, METRICS) if m["round"] == -1}
     assert measures["mean_cosine"]["n"] == 16 and measures["mean_cosine"]["low"] < measures["mean_cosine"]["value"]
     assert sum(measures["mean_cosine"]["histogram"]) == 16 * 15 // 2
+    of_round = {m["measure"]: m for m in rows(spark, settings, METRICS) if m["round"] == 0}
+    told = ("value", "low", "high", "n", "histogram")
+    assert {n: [m[t] for t in told] for n, m in of_round.items()} == {n: [m[t] for t in told] for n, m in measures.items()}
     assert report["indistinguishability"]["chance"] == 0.75
     judged = rows(spark, settings, JUDGEMENTS)
     assert len(judged) == 16 and report["indistinguishability"]["abstained"] == sum(j["answer"] is None for j in judged)

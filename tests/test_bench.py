@@ -15,6 +15,8 @@ from bench import documents, draw, harness
 from bench.__main__ import GPU_QUESTIONS, QUESTIONS
 from bench.harness import CannotRun, Case, Measured, Question, Seconds, Setup, Target, Unequal, measure
 
+pytestmark = pytest.mark.processes  # one starts a Python of its own, and all need no session
+
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORT = {"__init__", "__main__", "documents", "draw", "gpu", "harness", "hollow", "models", "official"}
 

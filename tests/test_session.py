@@ -2,13 +2,14 @@
 
 import io
 import re
+import sys
 
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from curation import session
+from curation import session, worker_daemon
 from curation.errors import InputError, MissingExtraError, explain
 from curation.progress import Terminal, clock
 
@@ -34,6 +35,28 @@ def test_a_shared_value_reaches_every_task(spark: SparkSession) -> None:
     rows = spark.range(0, 4, 1, 4).select(F.col("id").cast("double").alias("id")).mapInPandas(total, "id double").collect()
     assert {row["id"] for row in rows} == {float(weights.sum())}
     session.release(shared)
+
+
+def test_what_a_worker_has_loaded_is_left_out_of_later_collections(spark: SparkSession) -> None:
+    def frozen(batches):  # type: ignore[no-untyped-def]
+        import gc
+
+        for batch in batches:
+            yield batch.assign(id=gc.get_freeze_count())
+
+    tasks = spark.range(0, 8, 1, 8).mapInPandas(frozen, "id bigint")  # more than workers: one has a second task
+    assert max(row["id"] for row in tasks.collect()) > 10_000  # pandas and pyarrow alone are more
+
+
+def test_a_collector_freezes_where_modules_were_loaded_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[int] = []
+    monkeypatch.setattr(worker_daemon.gc, "freeze", lambda: frozen.append(1))
+    collector = worker_daemon.Collector()
+    collector.collect(), collector.collect()
+    assert len(frozen) == 1
+    monkeypatch.setitem(sys.modules, "loaded_by_this_test", sys)
+    collector.collect()
+    assert len(frozen) == 2
 
 
 def test_what_an_executor_refuses_comes_back_as_its_sentence(spark: SparkSession) -> None:
