@@ -90,12 +90,13 @@ demo: setup ## rank and cut a real corpus for six benchmarks; a second run finds
 demo-bare: setup .local/demo-models/fetched ## draft with a small base model, refine with a small instruct model
 	@$(PY) -m demo.bare
 
-test: lint ## what .ci/run runs: ruff, mypy, the tests; beside them those under Spark Connect, on clusters, with kills
+test: setup ## what .ci/run runs: the tests; beside them ruff, mypy, the tests under Spark Connect, on clusters, with kills
 	@mkdir -p .local/logs; \
-		CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m "connect or processes" --durations=30 > .local/logs/test-beside.log 2>&1 & \
+		{ $(MAKE) lint && CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m "connect or processes" --durations=30; } \
+			> .local/logs/test-beside.log 2>&1 & \
 		beside=$$!; trap 'kill $$beside 2> /dev/null || true' EXIT; failed=0; \
 		$(PY) -m pytest -m "not processes" --durations=30 || failed=1; \
-		echo "test: the stages under Spark Connect, kills, clusters"; \
+		echo "test: ruff, mypy, the stages under Spark Connect, kills, clusters"; \
 		wait $$beside || failed=1; cat .local/logs/test-beside.log; exit $$failed
 
 test-fast: setup ## the loop while writing: no test that is slow

@@ -118,9 +118,7 @@ def test_more_rows_go_on_from_those_that_are_there(copied: dict[str, Any], gener
     assert before < {r["row_id"] for r in rows(spark, copied, VERDICTS, "row_id")}
 
 
-@pytest.mark.parametrize(
-    ("limit", "value"), [("budget_rows", 12), ("attempts", 1), ("budget_cost", 0.001)]
-)
+@pytest.mark.parametrize(("limit", "value"), [("budget_rows", 12), ("attempts", 1)])
 def test_a_budget_ends_a_run_and_what_is_there_is_usable(
     generated: Any, spark: SparkSession, tmp_path: Path, limit: str, value: float
 ) -> None:
