@@ -104,7 +104,7 @@ def test_waves_partitions_and_single_stages_change_no_row(
     assert pipeline.draft(config(settings), spark=spark)["drafts"] == 16  # what waits for its verdict isn't drafted again
     refined = pipeline.refine(config(settings), spark=spark)
     assert refined["refined"] == 16 and 0 < refined["accepted"] < 16
-    pipeline.run(config({**settings, "wave_rows": 4}), spark=spark)
+    pipeline.run(config({**settings, "wave_rows": 2}), spark=spark)
     ours, theirs = Tables(spark, settings["tables"]), Tables(spark, generated[0]["tables"])
     for spec in (DRAFTS, REFINED, VERDICTS, ROW_EMBEDDINGS):
         leave_out = frozenset({"wave", "seconds"})
@@ -118,7 +118,9 @@ def test_more_rows_go_on_from_those_that_are_there(copied: dict[str, Any], gener
     assert before < {r["row_id"] for r in rows(spark, copied, VERDICTS, "row_id")}
 
 
-@pytest.mark.parametrize(("limit", "value"), [("budget_rows", 12), ("attempts", 1)])
+@pytest.mark.parametrize(
+    ("limit", "value"), [("budget_rows", 12), ("attempts", 1), ("budget_cost", 0.001)]
+)
 def test_a_budget_ends_a_run_and_what_is_there_is_usable(
     generated: Any, spark: SparkSession, tmp_path: Path, limit: str, value: float
 ) -> None:
