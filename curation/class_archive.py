@@ -43,7 +43,7 @@ def archive_file() -> Path | None:
 def java_options() -> str:
     """What tells Java to use the archive: empty where there is none."""
     file = archive_file()
-    return f"-XX:SharedArchiveFile={file} -Xlog:cds=off" if file is not None and file.is_file() else ""
+    return f"-XX:SharedArchiveFile={file} -Xlog:cds*=off" if file is not None and file.is_file() else ""
 
 
 def make_archive() -> Path | None:

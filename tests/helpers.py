@@ -17,6 +17,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from betr.config import RunConfig
+from curation.class_archive import java_options
 from curation.tables import Tables, TableSpec
 from demo import documents
 from demo.prepare import first_choices
@@ -125,12 +126,14 @@ def rows_hash(tables: Tables, spec: TableSpec, *, leave_out: frozenset[str] = fr
 
 
 def brief_environment() -> dict[str, str]:
-    """For a driver of its own that lives for a minute: it is over before Java's second compiler has earned what it
-    takes, if there is room for all that the first one makes; and of a Connect server that tests may run on it knows nothing.
+    """For a driver of its own that lives for a minute, and for its executors: it is over before Java's second compiler has
+    earned what it takes, if there is room for all that the first one makes; classes come from the archive; and of a
+    Connect server that tests may run on it knows nothing.
     """
     ours = ("SPARK_LOCAL_IP", "PYSPARK_PYTHON")
     kept = {name: value for name, value in os.environ.items() if name in ours or "SPARK_" not in name}
-    return {**kept, "JAVA_TOOL_OPTIONS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"}
+    java = f"-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m {java_options()}"
+    return {**kept, "JAVA_TOOL_OPTIONS": java}
 
 
 def interpreting_environment() -> dict[str, str]:
