@@ -93,14 +93,16 @@ def _item(task: Task, text: str | None, finish: str, label: str | None) -> str |
     return None if parsed.fields is None else task.text_of(parsed.fields)
 
 
-def embed_rows(checked: DataFrame, *, encoder: Encoder) -> DataFrame:
-    """(row_id, encoder_id, embedding, draft_embedding) of the rows that stand so far, one pass of the encoder."""
-    standing = checked.where("accepted")
-    texts = standing.select(F.concat(F.lit("r"), "row_id").alias("id"), "text").unionByName(
-        standing.where(F.col("draft_item").isNotNull()).select(
-            F.concat(F.lit("d"), "row_id").alias("id"), F.col("draft_item").alias("text")
-        )
-    )
+def embed_rows(checked: DataFrame, *, encoder: Encoder, tasks: int) -> DataFrame:
+    """(row_id, encoder_id, embedding, draft_embedding) of the rows that stand so far, one pass of the encoder.
+
+    Between the check and the encoder the rows change their tasks: a task with two functions of ours at once takes two
+    Python workers, and each of the many would sooner or later load every model.
+    """
+    one = F.struct(F.concat(F.lit("r"), "row_id").alias("id"), "text")
+    other = F.struct(F.concat(F.lit("d"), "row_id").alias("id"), F.col("draft_item").alias("text"))
+    both = checked.where("accepted").select(F.explode(F.array(one, other)).alias("each")).select("each.id", "each.text")
+    texts = both.where(F.col("text").isNotNull()).repartition(tasks, F.xxhash64("id"))
     vectors = embed(texts, id_column="id", encoder=encoder, kind="document")
     which, row = F.substring("id", 1, 1), F.expr("substring(id, 2)")
     return vectors.groupBy(row.alias("row_id"), "encoder_id").agg(
@@ -146,16 +148,16 @@ def settle(
 ) -> DataFrame:
     """A wave's final verdicts: copies of seeds by embedding, of accepted rows (`matches`), of one another.
 
-    The rows that stand go to one task together: a wave's at most.
+    A wave's rows go to one task together.
     """
     names = [column for column in VERDICTS.struct(checked.sparkSession).names if column != "generation_id"]
-    standing = checked.where("accepted").select(*names).join(embeddings.select("row_id", "embedding"), "row_id", "left")
+    rows = checked.select(*names).join(embeddings.select("row_id", "embedding"), "row_id", "left")
     known = "row_id, known_id, known_by, known_overlap"
     if matches is not None:
         renamed = matches.toDF(*known.split(", "))
-        standing = standing.join(renamed, "row_id", "left")
+        rows = rows.join(renamed, "row_id", "left")
     else:
-        standing = standing.withColumns(
+        rows = rows.withColumns(
             {
                 "known_id": F.lit(None).cast("string"),
                 "known_by": F.lit(None).cast("string"),
@@ -164,10 +166,10 @@ def settle(
         )
 
     def together(frame: pd.DataFrame) -> pd.DataFrame:
-        return settle_frame(frame, rules.value)[names]
+        settled = settle_frame(frame[frame["accepted"]], rules.value)
+        return pd.concat([settled[names], frame.loc[~frame["accepted"], names]], ignore_index=True)
 
-    settled = standing.withColumn("wave_", F.lit(0)).groupBy("wave_").applyInPandas(together, _own_columns())
-    return settled.unionByName(checked.where(~F.col("accepted")).select(*names))
+    return rows.withColumn("wave_", F.lit(0)).groupBy("wave_").applyInPandas(together, _own_columns())
 
 
 def settle_frame(frame: pd.DataFrame, rules: Rules) -> pd.DataFrame:

@@ -502,7 +502,7 @@ def judge_rows(run: Run, wave: int) -> None:
     shared = share(run.spark, making.rules)
     with run.terminal.stage("verdicts", unit="rows") as progress, TaskWatch(run.spark, progress.tasks):
         checked = checking.check(rows, rules=shared)
-        vectors = checking.embed_rows(checked, encoder=making.encoder)
+        vectors = checking.embed_rows(checked, encoder=making.encoder, tasks=_tasks(run))
         vectors = run.commit(ROW_EMBEDDINGS, vectors, wave).select("row_id", "embedding")
         before = run.totals.accepted
         matches = None
@@ -561,9 +561,8 @@ def _complete(
     run: Run, rows: DataFrame, ask: Asking, asked: str, model: Model, sampling: Sampling, spread_by: Column
 ) -> DataFrame:
     """`complete` with what every row says of its call."""
-    tasks = run.config.partitions or default_parallelism(run.spark)
     done = complete(
-        rows.repartition(tasks, F.xxhash64(spread_by)),
+        rows.repartition(_tasks(run), F.xxhash64(spread_by)),
         ask=ask,
         asked=asked,
         model=model,
@@ -577,6 +576,11 @@ def _complete(
         "sampling": json.dumps(dataclasses.asdict(sampling)),
     }
     return done.withColumns({name: F.lit(value).cast("string") for name, value in constants.items()})
+
+
+def _tasks(run: Run) -> int:
+    """Tasks of what calls a model."""
+    return run.config.partitions or default_parallelism(run.spark)
 
 
 def _sampling(run: Run, stage: str, temperature: float) -> Sampling:

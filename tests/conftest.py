@@ -28,10 +28,6 @@ CONF = {
     "spark.driver.memory": "2g",
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
-    # A plan that runs once over a few rows takes longer to compile than to run: expressions are interpreted here. Drivers
-    # and clusters that tests start compile them, as everywhere else.
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     # Spark's own checks of its optimiser; SPARK_TESTING turns on more of them.
     "spark.sql.planChangeValidation": "false",
     "spark.sql.lightweightPlanChangeValidation": "false",
@@ -41,14 +37,16 @@ CONF = {
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     from curation import session as sessions
+    from tests.helpers import INTERPRETED
 
+    conf = {**CONF, **INTERPRETED}
     if os.environ.get("CURATION_TEST_CONNECT") == "1":
         os.environ["SPARK_TESTING"] = "1"  # the client then asks the server for the free port that it took
         settings = {
             **sessions._laptop_defaults("local[2]"),
             **sessions.DELTA_CONF,
             **sessions.RUNTIME_CONF,
-            **CONF,
+            **conf,
             "spark.api.mode": "connect",
             "spark.jars": sessions.jars_argument(),
             "spark.connect.grpc.binding.port": "0",
@@ -59,7 +57,7 @@ def spark() -> Iterator[SparkSession]:
         session = builder.getOrCreate()
         assert sessions.is_connect(session)
     else:
-        session = sessions.get_session("tests", master="local[2]", conf=CONF)
+        session = sessions.get_session("tests", master="local[2]", conf=conf)
     yield session
     session.stop()
 

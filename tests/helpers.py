@@ -136,10 +136,14 @@ def brief_environment() -> dict[str, str]:
     return {**kept, "JAVA_TOOL_OPTIONS": java}
 
 
+# A plan that runs once over a few rows takes longer to compile than to run: so in the tests' own sessions expressions are
+# interpreted, and in some of the drivers that they start. The others compile them, as everywhere else.
+INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+
+
 def interpreting_environment() -> dict[str, str]:
-    """The same for drivers that are killed: expressions are interpreted, as in the tests' own session (conftest.py)."""
-    conf = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
-    said = [f"--conf {name}={value}" for name, value in conf.items()]
+    """The same for drivers that interpret expressions."""
+    said = [f"--conf {name}={value}" for name, value in INTERPRETED.items()]
     return {**brief_environment(), "PYSPARK_SUBMIT_ARGS": " ".join([*said, "pyspark-shell"])}
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from bare import checking, comparison, pipeline, publish
 from bare.tables import (
@@ -174,7 +176,7 @@ def test_verdicts_on_executors_are_those_of_one_pass(spark: SparkSession) -> Non
     for start in range(0, 120, 50):  # three waves, the accepted rows before in three buckets
         wave = spark.createDataFrame(frame.iloc[start : start + 50], schema).repartition(3)
         alone = checking.check(wave, rules=rules)
-        embedded = checking.embed_rows(alone, encoder=encoder).localCheckpoint()
+        embedded = checking.embed_rows(alone, encoder=encoder, tasks=2).localCheckpoint()
         matches = None
         if done is not None and vectors_done is not None:
             earlier = done.where("accepted").join(vectors_done, "row_id")
@@ -186,6 +188,29 @@ def test_verdicts_on_executors_are_those_of_one_pass(spark: SparkSession) -> Non
     assert done is not None
     found = {r["item"]: r["reason"] for r in done.collect()}
     assert found == {i: reason if isinstance(reason, str) else None for i, reason in enumerate(expected["reason"])}
+
+
+def test_no_task_holds_two_python_functions_so_no_worker_too_many_loads_a_model(
+    spark: SparkSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = load_task("grade_school_maths")
+    seeds = read_seeds(task, seed_rows(20))
+    encoder = resolve_encoder(EncoderConfig("hashing:64"))
+    vectors = encoder.load().encode([task.text_of(s.fields) for s in seeds.seeds], "document")
+    rules = share(spark, checking.Rules(
+        task, SeedIndex.of(task, seeds, VerdictConfig(), vectors=vectors), None, VerdictConfig(), drafts=False
+    ))  # fmt: skip
+    schema = (
+        "row_id string, draft_id string, wave int, round int, item bigint, attempt int, label string, text string, "
+        "finish_reason string, error string, draft_text string, draft_finish string"
+    )
+    rows = spark.range(5).select(
+        *(F.lit(None).cast(each.split()[1]).alias(each.split()[0]) for each in schema.split(", "))
+    )
+    checking.embed_rows(checking.check(rows, rules=rules), encoder=encoder, tasks=2).explain()
+    steps = re.findall(r"MapInArrow|MapInPandas|Exchange", capsys.readouterr().out)
+    assert steps.index("MapInArrow") < steps.index("MapInPandas")  # the plan is read from its end
+    assert "Exchange" in steps[steps.index("MapInArrow") : steps.index("MapInPandas")]
 
 
 def test_ten_thousand_rows_bring_no_row_to_the_driver(

@@ -4,8 +4,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyspark
@@ -14,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from bare.tables import DRAFTS, REFINED, VERDICTS
 from curation.tables import Tables
-from tests.helpers import arguments, brief_environment, last_json, rows_hash, run_command, settings
+from tests.helpers import INTERPRETED, arguments, brief_environment, last_json, rows_hash, run_command, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
@@ -32,7 +33,7 @@ def test_two_executor_processes_give_the_same_selection_and_json_alone_on_stdout
 ) -> None:
     given = arguments(settings(finished[0], tables=str(tmp_path / "tables"), wave_rows=1000, chunk_bytes=100_000))
     memory = ["--spark", "spark.driver.memory=1g", "spark.executor.memory=1g"]
-    result = run_command(*given, "--master", "local-cluster[2,1,1024]", *memory)
+    result = run_command(*given, "--master", "local-cluster[2,1,1024]", *memory, interpreted=True)
     report = last_json(result)
     assert cut(report) == cut(finished[1])
     assert result.stdout.count("\n") == 1
@@ -75,11 +76,14 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 daemon.wait(30)
 
 
-def submit(master: str, job: str, given: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+def submit(
+    master: str, job: str, given: list[str], folder: Path, conf: Mapping[str, str] = MappingProxyType({})
+) -> "subprocess.CompletedProcess[str]":
     command = [
         str(SPARK_HOME / "bin" / "spark-submit"), "--master", master, "--driver-memory", "1g", "--executor-memory", "800m",
         "--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.sql.shuffle.partitions=2",
-        "--conf", "spark.databricks.delta.snapshotPartitions=2", str(REPOSITORY / "jobs" / job), *given,
+        "--conf", "spark.databricks.delta.snapshotPartitions=2",
+        *(part for name, value in conf.items() for part in ("--conf", f"{name}={value}")), str(REPOSITORY / "jobs" / job), *given,
     ]  # fmt: skip
     env = {**brief_environment(), "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable,
            "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(SPARK_HOME)}  # fmt: skip
@@ -101,7 +105,7 @@ def test_spark_submit_on_a_standalone_cluster_gives_the_same_synthetic_rows(
     there = {**here, "tables": str(tmp_path / "tables")}
     flags = {f"--{name.replace('_', '-')}": value for name, value in there.items()}
     given = [str(v) for flag, value in flags.items() for v in (flag, *(value if isinstance(value, tuple) else [value]))]
-    report = last_json(submit(master, "bare_run.py", ["--json", *given], tmp_path))
+    report = last_json(submit(master, "bare_run.py", ["--json", *given], tmp_path, INTERPRETED))
     told = ("generation_id", "drafts", "refined", "accepted", "rejected", "tokens_in", "tokens_out", "measures")
     assert {name: report[name] for name in told} == {name: expected[name] for name in told}
     ours, theirs = (Tables(spark, tables["tables"]) for tables in (there, here))
