@@ -24,12 +24,15 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*QUESTIONS, *GPU_QUESTIONS], metavar="NAME")
+    known = (*QUESTIONS, *GPU_QUESTIONS)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--scale", choices=("small", "full"), default="full", help="small: a smoke test of seconds")
     parser.add_argument("--out", type=Path, default=None, help="folder of the results; default: bench/results")
     parser.add_argument("--seconds", type=float, default=180.0, help="timed rounds end once so many are spent")
     parser.add_argument("--device", default="cuda", help="of the gpu_ questions: cuda, or cpu with --scale small")
     given = parser.parse_args(arguments)
+    if unknown := [name for name in given.names if name not in known]:  # argparse's choices refuse no name at all
+        parser.error(f"there is no question {unknown[0]!r}; there are {', '.join(known)}")
     if given.scale == "small" and given.out is None:
         parser.error("--scale small measures nothing: give --out FOLDER, not the results that are published")
     names = given.names or list(QUESTIONS)

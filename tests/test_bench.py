@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from bench import documents, draw, harness
-from bench.__main__ import GPU_QUESTIONS, QUESTIONS
+from bench.__main__ import GPU_QUESTIONS, QUESTIONS, main
 from bench.harness import CannotRun, Case, Measured, Question, Seconds, Setup, Target, Unequal, measure
 
 pytestmark = pytest.mark.processes  # one starts a Python of its own, and all need no session
@@ -45,6 +45,18 @@ def question(**changed: Any) -> Question:
 
 def setup(tmp_path: Path, **given: Any) -> Setup:
     return Setup(**{"scale": "small", "folder": tmp_path, "scratch": tmp_path, "stack": ExitStack(), **given})
+
+
+def test_without_a_name_every_question_runs_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "call", lambda command: called.append(command[3:]) or 0)
+    assert main(["--seconds", "60"]) == 0
+    assert called == [[name, "--seconds", "60"] for name in QUESTIONS]
+    with pytest.raises(SystemExit):
+        main(["scorin"])
+    assert "there is no question 'scorin'" in capsys.readouterr().err
 
 
 # -- timing ------------------------------------------------------------------------------------------------------------
