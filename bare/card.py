@@ -13,12 +13,13 @@ import yaml
 
 from bare.agreement import Agreement
 from bare.compare import ComparisonRow, shown
-from bare.judge import CHANCE, wilson
+from bare.judge import CHANCE
 from bare.metrics import Measure
 from bare.reading import reading
 from bare.report import ACCEPTED, RunReport
 from curation.errors import InputError
 from curation.report import ABSENT, interval, number, percent
+from curation.statistics import wilson
 
 UNKNOWN = "unknown"
 FEW_SEEDS, FEW_ROWS = 30, 100  # below these the card says that there are few

@@ -45,6 +45,9 @@ def build_parser() -> ArgumentParser:
     card = config_parser(BareConfig, "card")
     card.add_argument("--out", type=str, required=True, help="file to write the data card to (README.md for a hub)")
     commands.add_subcommand("card", card, help="write the data card of a generation")
+    report = config_parser(BareConfig, "report")
+    report.add_argument("--out", type=str, required=True, help="HTML file to write")
+    commands.add_subcommand("report", report, help="draw a generation's page: one file, for people")
     export = config_parser(BareConfig, "export")
     export.add_argument("--out", type=str, required=True, help="JSON lines file (.jsonl, .jsonl.gz) to write")
     commands.add_subcommand("export", export, help="write the accepted rows with where each comes from")
@@ -75,6 +78,7 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
 _COMMANDS: dict[str, Any] = {
     **pipeline.COMMANDS,
     "compare": comparison.run_arms,
+    "report": publish.report,
     "card": publish.card,
     "export": publish.export,
     "review export": publish.review_export,

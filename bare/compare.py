@@ -21,11 +21,12 @@ from rich.table import Table
 from rich.text import Text
 
 from bare import cost, metrics
-from bare.judge import indistinguishability, wilson
+from bare.judge import indistinguishability
 from bare.metrics import Clusters
 from bare.reading import reading
 from curation.errors import InputError
 from curation.report import ABSENT, interval, number, percent
+from curation.statistics import wilson
 
 Unit = Literal["cost", "tokens", "seconds"]
 UNITS: tuple[Unit, ...] = get_args(Unit)

@@ -24,7 +24,7 @@ ARMS = {
 POOLS = ("real", "accumulate", "replace")
 MAKING = "run estimate draft refine compare"
 ASKING = f"{MAKING} judge"  # whoever calls a model
-READING = "judge measure show card export review"
+READING = "judge measure show report card export review"
 
 
 @dataclass(frozen=True)

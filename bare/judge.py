@@ -7,11 +7,9 @@ number plainly are abstentions: counted, and left out of the rate.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -20,6 +18,7 @@ from bare.draws import draw_distinct, hash64
 from bare.generators.protocol import Message
 from bare.tasks import Task
 from curation.errors import InputError
+from curation.statistics import wilson
 
 CHANCE = 0.75
 REAL = 3  # real rows beside the synthetic one
@@ -115,14 +114,3 @@ def indistinguishability(verdicts: Sequence[Verdict]) -> Indistinguishability:
         return Indistinguishability(None, None, None, 0, 0, len(verdicts))
     low, high = wilson(missed, answered)
     return Indistinguishability(missed / answered, low, high, answered, missed, len(verdicts) - answered)
-
-
-def wilson(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share: within [0, 1], and honest for few trials and for shares near 0 or 1."""
-    if not 0 <= successes <= trials or trials < 1:
-        raise InputError(f"a share needs 0 <= successes <= trials and a trial; got {successes} of {trials}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share, spread = successes / trials, z * z / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))

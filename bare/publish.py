@@ -35,6 +35,7 @@ from curation.embedding import embed
 from curation.errors import InputError
 from curation.frames import driver_rows
 from curation.progress import Terminal
+from curation.report import write_page
 
 NOT_HELD_OUT = "No seeds are held out: the real rows are those that the models were shown."
 SHEET_CANDIDATES = 100_000  # rows that a sheet's sample is drawn from, by hash
@@ -133,10 +134,18 @@ def page(run: Run) -> Path | None:
     root = Path(run.tables.root)
     if not root.is_dir():
         return None
-    path = root / "pages" / f"generation-{run.generation_id}.html"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(run_page(run_report(run)), encoding="utf-8")
-    return path
+    return write_page(run_page(run_report(run)), root / "pages" / f"generation-{run.generation_id}.html")
+
+
+def report(
+    config: BareConfig, out: str, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+) -> dict[str, Any]:
+    """Write a generation's page into a file."""
+    with opened(config, spark, terminal) as run:
+        stages.reopen(run)
+        path = write_page(run_page(run_report(run)), out)
+        run.terminal.line(f"the page: {path}")
+        return {"generation_id": run.generation_id, "out": str(path)}
 
 
 def card(

@@ -11,12 +11,13 @@ from itertools import pairwise
 
 from bare.agreement import SheetRow
 from bare.compare import EQUAL_ROWS, ComparisonRow, basis_title, in_columns, shown
-from bare.judge import CHANCE, Indistinguishability, wilson
+from bare.judge import CHANCE, Indistinguishability
 from bare.metrics import HISTOGRAM_BINS, Measure
 from bare.reading import Reading, moves_with_rows, reading
 from curation import report
 from curation.errors import InputError
 from curation.report import Html, Point, Reference, Section, escape
+from curation.statistics import wilson
 
 ACCEPTED = "accepted"
 ROWS_SHOWN = 10
@@ -127,8 +128,7 @@ def side_by_side(row: SheetRow, *, number: str = "") -> Html:
     """A row's base draft beside its refined text, with the automatic verdict; one column where there is no draft."""
     kind = "good" if row.automatic == ACCEPTED else "bad"
     head = [
-        f"<h3>{escape(number)}</h3>" if number else "",
-        report.code(row.row_id),
+        f"<h3>{escape(number)}</h3>{report.code(row.row_id)}" if number else f"<h3>{report.code(row.row_id)}</h3>",
         f"<span>label: <b>{escape(row.label)}</b></span>" if row.label else "",
         f'<span class="badge {kind}">{escape(row.automatic)}</span>',
     ]

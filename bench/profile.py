@@ -15,7 +15,7 @@ from bench import documents
 from bench.harness import CannotRun, Case, Question, Seconds, Setup, require, rounded
 from bench.recut import run_settings
 
-STAGES = ("import", "targets", "sample", "embed", "rank", "train", "score", "select")
+STAGES = ("import", "targets", "sample", "embed", "rank", "train", "score", "select", "cover")
 START = "start of Python and Spark"
 PARTS = ("seconds_reading", "seconds_compute", "seconds_writing", "seconds_other")
 BESIDE = ("seconds_commits", "files", "mb_in", "mb_out")

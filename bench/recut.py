@@ -63,8 +63,11 @@ def build(setup: Setup) -> Question:
         return f"{len(kept):,} documents of a new cut, as a sort of all scores gives them"
 
     def targets(measured: Measured) -> list[Target]:
-        share = measured.median("new cut") / measured.median("full run")
-        return [Target("a new cut on stored scores", share, "of the full run", at_most=0.01)]
+        cut = measured.median("new cut")
+        minutes = cut * 100 / 60
+        note = f"{cut:.1f} s of commits and queries, however small the corpus: 1% of a run of {minutes:.0f} minutes"
+        share = cut / measured.median("full run")
+        return [Target("a new cut on stored scores", share, "of the full run", at_most=0.01, note=note)]
 
     return Question(
         "What does a new cut cost?",

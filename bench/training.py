@@ -74,7 +74,7 @@ def build(setup: Setup) -> Question:
         "round, so that the AUC isn't near 1. Official fastText gets its ten threads, without which it leaves most of "
         "its start to chance, on one core.",
         packages=("fasttext-numpy2", "numba", "scikit-learn"),
-        repeats=3,
+        repeats=7,
         warm_up=0,
     )
 

@@ -182,7 +182,7 @@ def read_benchmarks(
                 split = str(row.get("split") or "")
                 if name not in allow_splits:
                     _refuse_held_out(name, split, source.path, f"row {number}'s split {split!r}")
-                text = _fill(name, templates[name], row) if name in templates else example_text(row)
+                text = text_of(name, row, templates)
                 if not text.strip():
                     raise RowRejected("empty", "the example's text is only whitespace")
             except RowRejected as verdict:
@@ -233,6 +233,11 @@ def _nothing_usable(name: str, rejected: list[RejectedExample], sources: Iterabl
         f"benchmark {name} has no usable row in {paths}: {count:,} of {len(rejected):,} are {reason} ({detail}); "
         f"name its fields with --template {name}='{{question}} {{answer}}'"
     )
+
+
+def text_of(name: str, row: Mapping[str, Any], templates: Mapping[str, str]) -> str:
+    """A benchmark's row as one text: by its template, else by its keys. Raises what `example_text` raises."""
+    return _fill(name, templates[name], row) if name in templates else example_text(row)
 
 
 def _fill(name: str, template: str, row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from betr import doctor, pipeline, show, trial
 from betr.config import RunConfig
+from betr.coverage import PLACES
 from betr.trial import EstimateConfig
 from curation.command import base_parser, config_parser, open_session, read_config, run_command
 from curation.progress import Terminal
@@ -24,12 +25,14 @@ STAGE_COMMANDS = {
     "train": "train the classifier on the labels, or import one",
     "score": "score every document that has no score yet",
     "select": "cut the scored corpus at a token budget",
+    "cover": "find which task examples chose what, and which have nothing near them",
+    "watch": "compare the latest selection with the last one by the same settings",
 }
-VIEWS = ("summary", "run", "runs", "selections", "classifiers", "tables", "rejected", "duplicates")
+VIEWS = ("summary", "run", "runs", "selections", "coverage", "drift", "classifiers", "tables", "rejected", "duplicates")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0, 1 bad input (one sentence), 2 usage, 130 interrupted."""
+    """Run one command; the exit code: 0, 1 bad input (one sentence), 2 usage, 3 moved too far, 130 interrupted."""
     return run_command("betr", build_parser(), _run, sys.argv[1:] if argv is None else argv)
 
 
@@ -57,6 +60,23 @@ def build_parser() -> ArgumentParser:
     explain_.add_argument("doc_id", type=str, help="the document's id")
     commands.add_subcommand("explain", explain_, help="why a document is in a selection, or isn't")
 
+    report_ = config_parser(RunConfig, "report")
+    report_.add_argument("--out", type=str, required=True, help="HTML file to write")
+    commands.add_subcommand("report", report_, help="draw the latest selection's page: one file, for people")
+    gaps_ = base_parser(RunConfig)
+    gaps_.add_argument("--count", type=int, default=20, help="how many examples")
+    gaps_.add_argument("--of", type=str, default="corpus", choices=PLACES, help="what has nothing near them")
+    gaps_.add_argument("--benchmark", type=str | None, default=None, help="only examples of this benchmark")
+    gaps_.add_argument("--out", type=str | None, default=None, help="JSON lines to write: seeds that `bare` takes")
+    commands.add_subcommand("gaps", gaps_, help="the task examples that are covered least, as seeds for `bare`")
+
+    diff_ = base_parser(RunConfig)
+    selection_help = "a selection: NAME (its latest version), NAME@VERSION, or its id"
+    diff_.add_argument("a", type=str, help=selection_help)
+    diff_.add_argument("b", type=str, help=selection_help)
+    diff_.add_argument("--by", type=str, nargs="+", default=[], help="metadata to tell apart by: metadata.domain")
+    commands.add_subcommand("diff", diff_, help="what selection B holds and A doesn't, and the other way round")
+
     show_ = base_parser(RunConfig)
     show_.add_argument("view", type=str, nargs="?", default="summary", choices=VIEWS, help="what to show")
     id_help = "of the view run: the run's id, the id's beginning, or latest"
@@ -79,6 +99,13 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
     spark = open_session(arguments)
     if command == "run":
         return pipeline.run(config, spark=spark, terminal=terminal)
+    if command == "report":
+        return pipeline.draw_page(config, arguments.out, spark=spark, terminal=terminal)
+    if command == "gaps":
+        wanted = {name: arguments[name] for name in ("count", "of", "benchmark", "out")}
+        return pipeline.list_gaps(config, spark=spark, terminal=terminal, **wanted)
+    if command == "diff":
+        return pipeline.compare_selections(config, arguments.a, arguments.b, spark=spark, terminal=terminal)
     if command == "explain":
         return show.explain(config, arguments.doc_id, spark=spark, terminal=terminal)
     if command == "show":

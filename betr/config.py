@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from betr.classifier import TrainingConfig
+from betr.drift import ACTIONS, parse_limits
 from betr.file_scoring import READS
 from betr.filter_rate import LAWS
 from betr.ranking import AGGREGATIONS
@@ -122,6 +123,11 @@ class RunConfig:
     keep: float | None = option(None, "share of the corpus's tokens to keep, in (0, 1]; default 0.1", stages="select")
     tokens: int | None = option(None, "tokens to keep", stages="select")
     flops: float | None = option(None, "training compute C in FLOPs: the paper's law gives the share", stages="select")
+    carry: str | None = option(
+        None,
+        "selection (NAME, NAME@VERSION or id) whose threshold holds on: what lies above it is kept, however much it is",
+        stages="select",
+    )
     law: str = option("nemotron", f"which of the paper's laws --flops uses: {', '.join(LAWS)}", stages="select")
     mode: str = option("hard", "hard (the highest scores) or soft (importance resampling)", stages="select")
     temperature: float = option(1.0, "soft: above 1 flattens, below 1 sharpens the preference", stages="select")
@@ -135,6 +141,27 @@ class RunConfig:
     )
     name: str = option(
         "default", "name of the selection; a new cut under the same name is its next version", stages="select"
+    )
+    drift: tuple[str, ...] = option(
+        [],
+        "how far a measure may move from the last run's: NAME=NUMBER; of psi, ks, rejected, coverage, kept "
+        "(docs/method.md)",
+        stages="watch",
+        many=True,
+    )
+    on_drift: str = option(
+        "warn", "what a measure beyond its limit does: warn, fail (exit code 3, once all is written) or ignore",
+        stages="watch")
+    page: str | None = option(
+        None,
+        "HTML file for the page that a run ends with; default: in `pages` under a local tables root; none: no page",
+        stages="page",
+    )
+    by: tuple[str, ...] = option(
+        [],
+        "metadata that the page tells the corpus and the selection apart by, beside the source: metadata.domain",
+        stages="page report",
+        many=True,
     )
     seed: int = option(0, "seed of every hash that stands for chance", stages="targets sample train select")
 
@@ -158,6 +185,12 @@ class RunConfig:
         for name in ("wave_rows", "chunk_bytes", "max_bytes"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)!r}")
+        if self.on_drift not in ACTIONS:
+            raise InputError(f"--on-drift must be one of {', '.join(ACTIONS)}; got {self.on_drift!r}")
+        parse_limits(self.drift)
+        for field in self.by:
+            if not field.removeprefix("metadata.") or not field.startswith("metadata."):
+                raise InputError(f"--by names metadata as metadata.KEY; got {field!r}")
         if self.k is not None and self.k < 1:
             raise InputError(f"--k must be at least 1; got {self.k!r}")
         _ = self.sample_request, self.training(1), self.encoding, self.selection
@@ -203,11 +236,14 @@ class RunConfig:
 
     @property
     def selection(self) -> SelectionConfig:
-        chosen = [name for name in ("keep", "tokens", "flops") if getattr(self, name) is not None]
+        ways = ("keep", "tokens", "flops", "carry")
+        chosen = [name for name in ways if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise InputError(f"--{' and --'.join(chosen)} exclude each other: say how much to keep in one way")
+        if self.carry is not None and self.quota:
+            raise InputError("--carry and --quota exclude each other: what is carried on has one threshold")
         return SelectionConfig(
-            keep=self.keep if chosen else 0.1,
+            keep=0.1 if not chosen or self.carry is not None else self.keep,
             tokens=self.tokens,
             flops=self.flops,
             law=self.law,

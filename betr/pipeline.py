@@ -8,11 +8,11 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from betr import stages
+from betr import diff, pages, stages
 from betr.config import RunConfig
 from betr.run import Run
-from betr.show import report, summarise
-from curation.errors import input_errors
+from betr.show import gaps, report, summarise
+from curation.errors import DriftError, input_errors
 from curation.progress import Terminal
 from curation.session import get_session
 from curation.tables import Tables, hold
@@ -29,6 +29,8 @@ def betr(run: Run) -> None:
     stages.train(run)  # 3.4  a fastText classifier learns to tell the positives
     stages.score(run)  # 3.4  it scores the whole corpus, broadcast to every executor
     stages.select(run)  # 3.5  the best tokens for the compute at hand
+    stages.cover(run)  # which examples chose what, and which have nothing near them
+    stages.watch(run)  # what has moved since the last run
 
 
 STAGES = {
@@ -40,6 +42,8 @@ STAGES = {
     "train": stages.train,
     "score": stages.score,
     "select": stages.select,
+    "cover": stages.cover,
+    "watch": stages.watch,
 }
 
 
@@ -50,8 +54,9 @@ def run(config: RunConfig, *, spark: SparkSession | None = None, terminal: Termi
     """
     with opened(config, spark, terminal) as this:
         betr(this)
+        page = pages.draw(this)
         summarise(this)
-        return report(this)
+        return checked(this, report(this) | {"page": page})
 
 
 def run_stage(
@@ -60,7 +65,42 @@ def run_stage(
     """Run one stage by name on what earlier stages left; returns the same object as `run`."""
     with opened(config, spark, terminal) as this:
         STAGES[stage](this)
-        return report(this)
+        return checked(this, report(this)) if stage == "watch" else report(this)
+
+
+def checked(run: Run, found: dict[str, Any]) -> dict[str, Any]:
+    """What `--json` prints, or DriftError with it where --on-drift fail is given and a measure is beyond its limit."""
+    breached = [each["said"] for each in found["drift"] if each["breached"]]
+    if breached and run.config.on_drift == "fail":
+        moved = "; ".join(breached)
+        raise DriftError(f"everything is written, and moved beyond its limit since the last run: {moved}", found)
+    return found
+
+
+def draw_page(
+    config: RunConfig, out: str, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+) -> dict[str, Any]:
+    """Write the page of the latest selection (`betr report`); returns its figures."""
+    with opened(config, spark, terminal) as this:
+        stages.cover(this)
+        return pages.write(this, out)
+
+
+def list_gaps(
+    config: RunConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None, **wanted: Any
+) -> dict[str, Any]:
+    """List the task examples with the least near them (`betr gaps`); wanted: as `show.gaps` takes it."""
+    with opened(config, spark, terminal) as this:
+        stages.cover(this)
+        return gaps(this, **wanted)
+
+
+def compare_selections(
+    config: RunConfig, a: str, b: str, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+) -> dict[str, Any]:
+    """What came in and went out between two selections (`betr diff`), by source and by `config.by`."""
+    with input_errors():
+        return diff.show(Run(config, spark or get_session(), terminal or Terminal()), a, b, by=config.by)
 
 
 @contextmanager

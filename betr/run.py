@@ -93,6 +93,20 @@ class Run:
                     return outcome
         return None
 
+    def settings_of(self, outcome: Outcome) -> dict[str, Any]:
+        """The settings that a finished stage ran with, as JSON keeps them."""
+        rows = (row for row in reversed(self._memory) if row["state"] == DONE)
+        row = next(row for row in rows if (row["stage"], row["key"]) == (outcome.stage, outcome.key))
+        found: dict[str, Any] = json.loads(row["settings"])
+        return found
+
+    def began(self, outcome: Outcome) -> datetime:
+        """When the run of a stage that first left this outcome began."""
+        done = (row for row in self._memory if row["state"] == DONE)
+        wanted = (outcome.stage, outcome.key)
+        found: datetime = next(row["started"] for row in done if (row["stage"], row["key"]) == wanted)
+        return found
+
     def record(self, stage: str) -> Row | None:
         """The row of `stage_runs` that this run's stage left, with its costs."""
         mine = (row for row in reversed(self._memory) if row["run_id"] == self.run_id and row["state"] == DONE)

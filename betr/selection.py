@@ -9,16 +9,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
+from operator import or_
 from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from betr.filter_rate import FilterRate, check_flops, check_keep, check_law, check_tokens, filter_rate
-from curation.cutting import Cut, count_rows, keep, keep_groups
+from curation.cutting import Cut, count_rows, is_kept, keep, keep_groups
 from curation.errors import InputError, SchemaError
 from curation.hashing import content_id
 from curation.sampling import hash_fraction
@@ -28,6 +30,9 @@ MODES = ("hard", "soft")
 VALUES_SHOWN = 20
 # fastText reports p + 1e-5, so that a score may exceed 1; and the log-odds of 0 and 1 are infinite.
 SCORE_FLOOR = 1e-5
+# A histogram of scores goes by their log-odds, which tell apart what lies near 0 and near 1.
+BIN = 0.05
+EDGE = 11.5  # just below those of SCORE_FLOOR
 
 SELECTIONS = TableSpec(
     "selections",
@@ -49,7 +54,8 @@ SELECTION_RUNS = TableSpec(
 
 @dataclass(frozen=True)
 class SelectionConfig:
-    """How to cut: exactly one of keep (share of tokens), tokens (number) and flops (training compute, by a law).
+    """How to cut: exactly one of keep (share of tokens), tokens (number), flops (training compute, by a law) and
+    threshold (the key where another cut ended, with threshold_id, its last document: the cut is carried on).
 
     mode: hard takes the highest scores. soft draws documents without replacement, each in proportion to its odds
     p / (1 - p) to the power 1 / temperature. quotas: `source=wiki:0.2` or `metadata.language=de:0.1`, all of one field:
@@ -68,14 +74,18 @@ class SelectionConfig:
     head: str | None = None
     quotas: tuple[str, ...] = ()
     name: str = "default"
+    threshold: float | None = None
+    threshold_id: str | None = None
 
     def __post_init__(self) -> None:
-        given = {"keep": self.keep, "tokens": self.tokens, "flops": self.flops}
+        given = {"keep": self.keep, "tokens": self.tokens, "flops": self.flops, "threshold": self.threshold}
         chosen = [way for way, value in given.items() if value is not None]
         if len(chosen) != 1:
             raise InputError(
                 f"say how much to keep by exactly one of keep, tokens and flops; got {' and '.join(chosen) or 'none'}"
             )
+        if self.threshold is not None and (self.threshold_id is None or self.quotas):
+            raise InputError("a threshold goes with the document that it ended at, and not with quotas")
         if self.keep is not None:
             check_keep(self.keep)
         if self.tokens is not None:
@@ -179,7 +189,10 @@ class Selection:
 
 def selection_id(scored: str, config: SelectionConfig) -> str:
     """Names a selection by what it is made from: the state of the scores (with their classifier), and the settings."""
-    return content_id("selection", scored, dataclasses.asdict(config))
+    later = ("threshold", "threshold_id")  # settings that came later, and change no id where they aren't used
+    every = dataclasses.asdict(config).items()
+    settings = {name: value for name, value in every if value is not None or name not in later}
+    return content_id("selection", scored, settings)
 
 
 def config_of(parameters: str) -> SelectionConfig:
@@ -192,6 +205,31 @@ def config_of(parameters: str) -> SelectionConfig:
 def cuts_of(parameters: str) -> dict[str, Cut]:
     """The cuts in a row of SELECTION_RUNS, by quota value."""
     return {name: Cut(**cut) for name, cut in json.loads(parameters)["cuts"].items()}
+
+
+def find_selection(runs: Sequence[Row], wanted: str, *, root: str) -> Row:
+    """The row of SELECTION_RUNS that is meant: an id or its beginning, NAME (its latest version) or NAME@VERSION."""
+    name, at, version = wanted.rpartition("@")
+    by_name = [row for row in runs if row["name"] == (name if at else wanted)]
+    found = [row for row in by_name if not at or str(row["version"]) == version]
+    if found:
+        return max(found, key=lambda row: row["version"])
+    found = [row for row in runs if row["selection_id"].startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    in_order = sorted(runs, key=lambda row: (row["name"], row["version"]))
+    there = ", ".join(f"{row['name']}@{row['version']}" for row in in_order)
+    problem = f"is how {len(found)} ids begin" if found else "is no selection"
+    raise InputError(f"{wanted!r} {problem} in {root}; there are {there or 'none'} (`betr show selections`: their ids)")
+
+
+def carry(row: Row, *, name: str) -> SelectionConfig:
+    """The settings that cut where the selection of this row ended, under a name; InputError where it had quotas."""
+    config = config_of(row["parameters"])
+    if config.quotas:
+        raise InputError(f"--carry {row['name']}: a selection by quotas has a threshold each; cut by the same shares")
+    last = {"threshold": row["threshold"], "threshold_id": row["threshold_id"]}
+    return dataclasses.replace(config, keep=None, tokens=None, flops=None, name=name, **last)
 
 
 def next_version(runs: DataFrame, *, name: str, selection_id: str) -> int:
@@ -234,6 +272,12 @@ def score_of(config: SelectionConfig) -> Column:
     return _highest() if config.quota_field == "head" else F.col("score")
 
 
+def log_odds_bin(score: Column) -> Column:
+    """The bin of a score in a histogram over log-odds, int: bin b holds [b * BIN - EDGE, (b + 1) * BIN - EDGE)."""
+    p = F.least(F.greatest(score, F.lit(SCORE_FLOOR)), F.lit(1 - SCORE_FLOOR))
+    return F.floor((F.log(p / (1 - p)) + EDGE) / BIN).cast("int")
+
+
 def highest_head(heads: Mapping[str, float]) -> str:
     """The head that a document belongs to: the highest score, of equals the first by name."""
     return min(heads, key=lambda head: (-heads[head], head))
@@ -248,6 +292,21 @@ def _highest_head() -> Column:
     by_name = F.sort_array(F.map_entries("heads"))
     place = F.array_position(by_name.getField("value"), _highest()).cast("int")
     return F.try_element_at(by_name.getField("key"), place)
+
+
+def with_verdict(
+    scores: DataFrame, config: SelectionConfig, cuts: Mapping[str, Cut], *, documents: DataFrame | None = None
+) -> DataFrame:
+    """Scores with `key`, and `kept`: whether a selection by these cuts holds the row; no join but with `documents`.
+
+    The same rows are kept as `select` wrote; documents (doc_id, metadata) is wanted by quotas of metadata only.
+    """
+    keyed = with_key(_with_group(scores, config.quota_field, config.shares, documents), config)
+    verdicts = [is_kept(cut, key="key", id="doc_id") for cut in cuts.values()]
+    if config.shares:
+        named = zip(cuts, verdicts, strict=True)
+        verdicts = [(F.col("group") == F.lit(name)) & verdict for name, verdict in named]
+    return keyed.withColumn("kept", reduce(or_, verdicts)).drop("group")
 
 
 def select(
@@ -277,9 +336,13 @@ def select(
     if field != "head" and (unknown := [value for value in shares if value not in totals]):
         raise InputError(_unknown(scores, field or "", unknown, documents))
     counts, tokens = sum(n for n, _ in totals.values()), sum(t for _, t in totals.values())
-    rate = filter_rate(
-        pool_tokens=tokens, keep=config.keep, tokens=config.tokens, flops=config.flops, law=config.law
-    )
+    carried = counted.cut_at(config.threshold, config.threshold_id or "") if config.threshold is not None else None
+    if carried is not None:
+        rate = FilterRate(carried.kept_weight / max(1, tokens), carried.kept_weight)
+    else:
+        rate = filter_rate(
+            pool_tokens=tokens, keep=config.keep, tokens=config.tokens, flops=config.flops, law=config.law
+        )
     warnings = list(rate.warnings)
     if shares:
         there = {name: there for name, (_, there) in totals.items()}
@@ -288,8 +351,10 @@ def select(
         cuts = counted.cuts(budgets)
         kept = keep_groups(keyed, cuts, group="group", key="key", id="doc_id")
     else:
-        cuts = counted.cuts({"": rate.tokens})
+        cuts = {"": carried} if carried is not None else counted.cuts({"": rate.tokens})
         kept = keep(keyed, cuts[""], key="key", id="doc_id")
+    if carried is not None and not carried.kept_rows:
+        raise InputError(f"no document reaches the threshold {config.threshold:g} that is carried on; cut by a share")
     if not any(cut.kept_rows for cut in cuts.values()):
         raise InputError(
             f"the budget of {rate.tokens:,} tokens is less than the first document holds, so nothing would be kept; "

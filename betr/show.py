@@ -10,18 +10,21 @@ from typing import Any
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 from rich.table import Table
+from rich.text import Text
 
-from betr import classifier
+from betr import benchmarks, classifier, coverage
 from betr import explain as explaining
 from betr.config import RunConfig
 from betr.run import DONE, RESUMED, STARTED, UNCHANGED, Outcome, Run
-from betr.stages import load_trained
+from betr.stages import load_trained, origins, targets
 from betr.tables import (
     ALL,
     BENCHMARK_EXAMPLES,
     CLASSIFIERS,
     CORPUS_SCORES,
+    COVERAGE,
     DOCUMENTS,
+    DRIFT,
     DUPLICATE_DOCUMENTS,
     REJECTED_DOCUMENTS,
     SAMPLE_LABELS,
@@ -30,11 +33,12 @@ from betr.tables import (
     STAGE_RUNS,
 )
 from curation.errors import InputError
-from curation.progress import Terminal, clock
+from curation.progress import Terminal, clock, excerpt
 from curation.tables import Tables
 
 ROWS_SHOWN = 20
 IDS_SHOWN = 5
+TEXT_SHOWN = 160  # characters
 LATEST = "latest"
 
 
@@ -54,8 +58,16 @@ def report(run: Run) -> dict[str, Any]:
         "duplicates": sum(outcome["duplicates"] for outcome in imports),
         "classifier": _figures(trained) if trained else None,
         "selection": {name: selected[name] for name in cut} if selected else None,
+        "drift": drift_of(run, selected),
         "warnings": run.warnings,
     }
+
+
+def drift_of(run: Run, selected: Outcome | None) -> list[dict[str, Any]]:
+    """What has moved since the selection before this one, where there is one by the same settings."""
+    watched = run.now("watch")
+    here = watched is not None and selected is not None and watched["selection_id"] == selected.key
+    return list(watched["measures"]) if here and watched is not None else []
 
 
 def _figures(trained: Outcome) -> dict[str, Any]:
@@ -123,7 +135,7 @@ def explain(config: RunConfig, doc_id: str, *, spark: SparkSession, terminal: Te
         selection_runs=tables.read(SELECTION_RUNS).where(F.col("classifier_id") == trained.key),
         selections=tables.read(SELECTIONS),
         labels=tables.read(SAMPLE_LABELS).where(F.col("labels_id") == trained["labels_id"]),
-        examples=tables.read(BENCHMARK_EXAMPLES).where(F.col("targets_id") == _targets_of(run, trained["labels_id"])),
+        examples=tables.read(BENCHMARK_EXAMPLES).where(F.col("targets_id") == origins(run, trained.key).wanted.key),
         contributions=lambda text: classifier.feature_contributions(text, model),
         rejected=tables.read(REJECTED_DOCUMENTS),
         duplicates=tables.read(DUPLICATE_DOCUMENTS),
@@ -132,11 +144,50 @@ def explain(config: RunConfig, doc_id: str, *, spark: SparkSession, terminal: Te
     return explaining.as_json(explanation)
 
 
-def _targets_of(run: Run, labels_id: str) -> str:
-    """The targets that these labels were made with."""
-    ranked = run.before("rank", where=lambda outcome: outcome.values.get("labels_id", outcome.key) == labels_id)
-    embedded = run.result("embed", ranked["embed"]) if ranked else None
-    return str(embedded["targets"]) if embedded else ""
+def gaps(
+    run: Run, *, count: int, of: str = "corpus", benchmark: str | None = None, out: str | None = None
+) -> dict[str, Any]:
+    """List the examples of the latest selection that are covered least; out: JSON lines file, seeds for `bare`.
+
+    of: `corpus` or `selection`, what of it an example lacks near it (coverage.least_covered).
+    """
+    covered = run.needs("cover")
+    made_from = origins(run, run.needs("select")["classifier_id"])
+    if benchmark is not None and benchmark not in covered["examples"]:
+        raise InputError(f"--benchmark {benchmark}: there is none; there are {', '.join(covered['examples'])}")
+    mine = run.tables.read(COVERAGE).where(F.col("selection_id") == covered["selection_id"])
+    least = coverage.least_covered(mine, count=count, of=of, benchmark=benchmark).collect()
+    wanted = targets(run, made_from.wanted).where(F.col("example_id").isin([row["example_id"] for row in least]))
+    texts = {row["example_id"]: row.asDict() for row in wanted.select("example_id", "text", "file", "row").collect()}
+    rows = [{**row.asDict(), **texts[row["example_id"]]} for row in least]
+    _show_gaps(run, rows, of)
+    if out is not None:
+        templates = benchmarks.parse_templates(run.settings_of(made_from.wanted)["template"])
+        seeds, lost = coverage.seed_rows(run.spark, rows, templates=templates, root=run.tables.root)
+        coverage.write_seeds(seeds, out)
+        if lost:
+            run.warn(f"no longer as they were read, so of their examples the text alone is known: {', '.join(lost)}")
+        run.terminal.line(f"{len(seeds):,} seeds in {out}: `bare run --seeds {out} --task TASK` writes more like them")
+    columns = ("example_id", "benchmark", "similarity", "selected_similarity", "sampled", "selected", "text")
+    return {
+        "selection_id": covered["selection_id"],
+        "out": out,
+        "gaps": [{name: row[name] for name in columns} for row in rows],
+    }
+
+
+def _show_gaps(run: Run, rows: Sequence[dict[str, Any]], of: str) -> None:
+    what = "the ranked sample" if of == "corpus" else "what the selection holds of the sample"
+    title = f"examples with the least near them in {what}"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("nearest", justify="right")
+    table.add_column("nearest kept", justify="right")
+    table.add_column("benchmark")
+    table.add_column("example", ratio=1)
+    for row in rows:
+        near = (f"{row[n]:.3f}" if row[n] is not None else "none" for n in ("similarity", "selected_similarity"))
+        table.add_row(*near, row["benchmark"], Text(excerpt(row["text"], TEXT_SHOWN)))
+    run.terminal.console.print(table)
 
 
 def show(
@@ -335,8 +386,25 @@ def _summary(tables: Tables) -> list[dict[str, Any]]:
             }
             told = ", ".join(f"{name} {_cell(value)}" for name, value in list(left.items())[:6])
             seen[row["stage"]] = {"stage": row["stage"], "run_id": row["run_id"], "rows": row["rows_out"], "left": told}
-    order = ("import", "targets", "sample", "embed", "rank", "train", "score", "select")
+    order = ("import", "targets", "sample", "embed", "rank", "train", "score", "select", "cover", "watch")
     return [seen[stage] for stage in order if stage in seen]
+
+
+def _coverage(tables: Tables) -> list[dict[str, Any]]:
+    """Each benchmark against the sample, for every selection that has it."""
+    rows = tables.read(COVERAGE).groupBy("selection_id", "benchmark").agg(
+        F.count(F.lit(1)).alias("examples"),
+        F.sum("selected").alias("selected"),
+        F.count_if(F.col("selected") > 0).alias("chose"),
+        F.count_if(F.col("selected_rank").isNull()).alias("nothing_kept"),
+        F.median("similarity").alias("median_similarity"),
+    )  # fmt: skip
+    return [row.asDict() for row in rows.orderBy("selection_id", "benchmark").collect()]
+
+
+def _moved(tables: Tables) -> list[dict[str, Any]]:
+    columns = ("selection_id", "compared_with", "measure", "value", "at_most", "breached", "said")
+    return [row.asDict() for row in tables.read(DRIFT).select(*columns).orderBy("selection_id", "measure").collect()]
 
 
 # `run`, one run by its id, is a view of its own kind.
@@ -344,6 +412,8 @@ VIEWS = {
     "summary": _summary,
     "runs": _runs,
     "selections": _selections,
+    "coverage": _coverage,
+    "drift": _moved,
     "classifiers": _classifiers,
     "tables": _tables,
     "rejected": _rejected,

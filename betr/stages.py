@@ -20,7 +20,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from betr import benchmarks, classifier, file_scoring, ranking, scoring, selection
+from betr import benchmarks, classifier, coverage, drift, file_scoring, ranking, scoring, selection
 from betr.config import PAPER_SAMPLE
 from betr.run import Outcome, Run, Work
 from betr.tables import (
@@ -29,7 +29,9 @@ from betr.tables import (
     CLASSIFIERS,
     CORPUS_SAMPLE,
     CORPUS_SCORES,
+    COVERAGE,
     DOCUMENTS,
+    DRIFT,
     DUPLICATE_DOCUMENTS,
     IMPORTED_FILES,
     REJECTED_DOCUMENTS,
@@ -634,7 +636,7 @@ def _train(
     config = run.config
     labels = run.tables.read(SAMPLE_LABELS).where(F.col("labels_id") == labels_id)
     labelled = labels.join(sample(run, drawn).select("doc_id", "text"), "doc_id")
-    held_out = sampling.hash_fraction("doc_id", config.seed, "validation") < VALIDATION_SHARE
+    held_out = is_held_out(config.seed)
     log = {"documents": 0, "positives": ranked["positives"]}
     if config.import_fasttext:
         model = classifier.import_fasttext(config.import_fasttext, config.positive_label)
@@ -665,6 +667,11 @@ def _train(
         "bytes_per_token": ratio,
         "trained_on": drawn["corpus"],
     }
+
+
+def is_held_out(seed: int) -> Column:
+    """Whether a row's doc_id is kept from the training, for validation."""
+    return sampling.hash_fraction("doc_id", seed, "validation") < VALIDATION_SHARE
 
 
 def _fit(
@@ -873,6 +880,10 @@ def select(run: Run) -> Outcome:
     config, tables = run.config, run.tables
     scored = run.needs("score")
     wanted = config.selection
+    if config.carry is not None:
+        made = tables.read(SELECTION_RUNS).collect()
+        carried = selection.find_selection(made, config.carry, root=tables.root)
+        wanted = selection.carry(carried, name=config.name)
     key = selection.selection_id(scored.key, wanted)
     if (earlier := run.result("select", key)) is not None:
         return run.unchanged(earlier)
@@ -903,6 +914,177 @@ def select(run: Run) -> Outcome:
     for warning in cut.warnings:
         run.warn(warning)
     return run.needs("select")
+
+
+# -- cover -------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Origins:
+    """The outcomes that a selection was made from."""
+
+    trained: Outcome
+    ranked: Outcome
+    embedded: Outcome
+    wanted: Outcome
+    drawn: Outcome
+
+    @property
+    def labels_id(self) -> str:
+        return str(self.trained["labels_id"])
+
+
+def origins(run: Run, classifier_id: str) -> Origins:
+    """What stands behind a classifier: its labels, their ranks, embeddings, targets and sample."""
+    trained = run.result("train", classifier_id)
+    assert trained is not None
+    ranked = run.before("rank", where=lambda o: o.values.get("labels_id", o.key) == trained["labels_id"])
+    assert ranked is not None
+    embedded = run.result("embed", ranked["embed"])
+    assert embedded is not None
+    wanted, drawn = run.result("targets", embedded["targets"]), run.result("sample", embedded["sample"])
+    assert wanted is not None and drawn is not None
+    return Origins(trained, ranked, embedded, wanted, drawn)
+
+
+def cover(run: Run) -> Outcome:
+    """Which examples chose documents of the selection, and which have nothing near them; reads no text."""
+    tables, selected = run.tables, run.needs("select")
+    made_from = origins(run, selected["classifier_id"])
+    key = content_id("cover", selected.key, made_from.ranked.key)
+    if (earlier := run.result("cover", key)) is not None:
+        return run.unchanged(earlier)
+    with run.stage("cover", key, unit="examples") as work:
+        covered = coverage.cover(
+            targets(run, made_from.wanted),
+            tables.read(SAMPLE_RANKS).where(F.col("ranking_id") == made_from.ranked.key),
+            tables.read(SAMPLE_LABELS).where(F.col("labels_id") == made_from.labels_id),
+            tables.read(SELECTIONS).where(F.col("selection_id") == selected.key),
+        )
+        mine = {"selection_id": selected.key}
+        rows = covered.withColumn("selection_id", F.lit(selected.key))
+        tables.replace(COVERAGE, rows, where=mine, keys_are_unique=True)  # the examples' key is
+        there = tables.read(COVERAGE).where(F.col("selection_id") == selected.key)
+        with work.clock.counting("compute"):
+            found = coverage.by_benchmark(there)
+        work.rows_in = made_from.drawn["rows"]
+        work.rows_out = sum(each.examples for each in found)
+        work.values = {
+            "selection_id": selected.key,
+            "examples": {each.benchmark: dataclasses.asdict(each) for each in found},
+        }
+    return run.needs("cover")
+
+
+# -- watch -------------------------------------------------------------------------------------------------------------
+
+
+def watch(run: Run) -> Outcome | None:
+    """What has moved since the last selection by the same settings; None where there is none, or nothing came since.
+
+    The documents of the imports since then are compared with those before, and the coverage with the coverage then.
+    """
+    selected, limits = run.needs("select"), drift.parse_limits(run.config.drift)
+    last = _last_selection(run, selected)
+    if last is None or not _since(run, last):
+        return None
+    key = content_id("watch", selected.key, last.key, limits)
+    if (earlier := run.result("watch", key)) is not None:
+        run.unchanged(earlier)
+    else:
+        with run.stage("watch", key, unit="measures") as work:
+            with work.clock.counting("compute"):
+                found = _measures(run, selected, last, limits)
+            rows = [
+                (selected.key, last.key, m.measure, m.value, m.at_most, m.n, m.n_before, m.breached, m.said, run.run_id)
+                for m in found
+            ]
+            frame, mine = DRIFT.frame(run.spark, rows), {"selection_id": selected.key}
+            run.tables.replace(DRIFT, frame, where=mine, keys_are_unique=True)
+            work.rows_in = work.rows_out = len(rows)
+            measures = [dataclasses.asdict(m) | {"breached": m.breached} for m in found]
+            work.values = {"selection_id": selected.key, "compared_with": last.key, "measures": measures}
+    outcome = run.needs("watch")
+    for measure in outcome["measures"]:
+        if measure["breached"] and run.config.on_drift != "ignore":
+            limit = f"limit of {measure['measure']}: {measure['at_most']:g}"
+            run.warn(f"moved since the last run: {measure['said']} ({limit})")
+    return outcome
+
+
+def _last_selection(run: Run, selected: Outcome) -> Outcome | None:
+    """The latest selection before this one that was cut by the same settings, or that this one carries on."""
+
+    def settings(outcome: Outcome) -> dict[str, Any]:
+        return {name: value for name, value in run.settings_of(outcome).items() if name != "tables"}
+
+    def comparable(outcome: Outcome) -> bool:
+        mine, other = settings(selected), settings(outcome)
+        return mine == other or (mine.get("carry") is not None and mine["name"] == other["name"])
+
+    made = run.all("select")
+    before = made[: [outcome.key for outcome in made].index(selected.key)]
+    return next(filter(comparable, reversed(before)), None)
+
+
+def _since(run: Run, last: Outcome) -> list[Outcome]:
+    """The imports after a selection."""
+    return [each for each in imports(run) if run.began(each) > run.began(last)]
+
+
+def _measures(run: Run, selected: Outcome, last: Outcome, limits: Mapping[str, float]) -> list[drift.Measure]:
+    fresh = _since(run, last)
+    known = [each for each in imports(run) if each not in fresh]
+    found = []
+    if any(each["chunks"] for each in fresh):
+        before, new, kept = _new_and_before(run, selected, [chunk for each in fresh for chunk in each["chunks"]])
+        found += drift.of_scores(before, new, limits)
+        found += drift.of_kept((kept[False], sum(before)), (kept[True], sum(new)), limits)
+    found += drift.of_rejections(_put_aside(known), _put_aside(fresh), limits)
+    covered, then = _cover_of(run, selected), _cover_of(run, last)
+    if covered is not None and then is not None:
+        found += drift.of_coverage(_medians(then), _medians(covered), limits)
+    return found
+
+
+def _cover_of(run: Run, selected: Outcome) -> Outcome | None:
+    return run.before("cover", where=lambda each: each["selection_id"] == selected.key)
+
+
+def _new_and_before(run: Run, selected: Outcome, chunks: list[str]) -> tuple[list[int], list[int], dict[bool, int]]:
+    """Histograms over the same bins of the scores before and of those in new chunks, and how many of each are kept."""
+    tables = run.tables
+    row = tables.read(SELECTION_RUNS).where(F.col("selection_id") == selected.key).first()
+    assert row is not None
+    config, cuts = selection.config_of(row["parameters"]), selection.cuts_of(row["parameters"])
+    scores = tables.read(CORPUS_SCORES).where(F.col("classifier_id") == selected["classifier_id"])
+    documents = tables.read(DOCUMENTS).select("doc_id", "metadata")
+    judged = selection.with_verdict(scores, config, cuts, documents=documents)
+    bin_, new = selection.log_odds_bin(selection.score_of(config)), F.col("chunk").isin(*chunks)
+    counted = judged.groupBy(bin_.alias("bin"), new.alias("new")).agg(
+        F.count(F.lit(1)).alias("documents"), F.count_if("kept").alias("kept")
+    )
+    rows = counted.collect()
+    bins = sorted({row["bin"] for row in rows})
+    counts = {(row["bin"], row["new"]): row["documents"] for row in rows}
+    kept = {side: sum(row["kept"] for row in rows if row["new"] == side) for side in (False, True)}
+    return [counts.get((b, False), 0) for b in bins], [counts.get((b, True), 0) for b in bins], kept
+
+
+def _put_aside(done: list[Outcome]) -> tuple[int, int]:
+    """(rows rejected, rows read) of some imports; a copy of a known text isn't a rejection."""
+    rejected = sum(sum(each["rejected"].values()) for each in done)
+    kept = sum(count for each in done for count, _ in each["chunks"].values())
+    return rejected, rejected + kept + sum(each["duplicates"] for each in done)
+
+
+def _medians(covered: Outcome) -> dict[str, tuple[int, float | None]]:
+    """benchmark -> (examples, median similarity of their nearest documents)."""
+    at = coverage.QUANTILES.index(0.5)
+    return {
+        name: (each["examples"], each["quantiles"][at] if each["quantiles"] else None)
+        for name, each in covered["examples"].items()
+    }
 
 
 def _names(run: Run, spec: TableSpec) -> list[str]:

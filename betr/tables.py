@@ -1,6 +1,8 @@
 """The tables of BETR in the order in which they come to be; each is declared where it is made (docs/tables.md)."""
 
 from betr.benchmarks import BENCHMARK_EXAMPLES
+from betr.coverage import COVERAGE
+from betr.drift import DRIFT
 from betr.ranking import SAMPLE_LABELS, SAMPLE_RANKS, SAMPLE_RELEVANCE
 from betr.selection import SELECTION_RUNS, SELECTIONS
 from curation.documents import DOCUMENTS, DUPLICATE_DOCUMENTS, REJECTED_DOCUMENTS
@@ -72,5 +74,7 @@ ALL = (
     CORPUS_SCORES,
     SELECTIONS,
     SELECTION_RUNS,
+    COVERAGE,
+    DRIFT,
     STAGE_RUNS,
 )

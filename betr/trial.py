@@ -242,7 +242,7 @@ def _observe(
         tables=str(root), documents=(part.path,), sample=str(sample),
         per_benchmark=str(per_benchmark), chunk_bytes=ONE_CHUNK, wave_rows=max(config.wave_rows, sample, EXAMPLES),
         epochs=1, classifier_dir=None, retrain=False, k=None,
-        keep=_share(config), tokens=None, flops=None, quota=(),
+        keep=_share(config), tokens=None, flops=None, carry=None, quota=(),
     )  # fmt: skip
     began = time.monotonic()
     with pipeline.opened(trial, spark, Terminal(_nowhere())) as run:
@@ -410,6 +410,10 @@ def _terms(
         Term(
             "select", "documents read and kept", amounts("documents", "kept"), seconds("select"),
             plan.documents + kept, 1, speedup, True,
+        ),
+        Term(
+            "cover", "documents sampled and kept", amounts("sample", "kept"), seconds("cover"), plan.sample + kept, 1,
+            speedup, True,
         ),
         Term(LAST, "", none, seconds(LAST), 0.0),
     ]  # fmt: skip

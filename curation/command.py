@@ -1,6 +1,7 @@
 """A command line made from a frozen dataclass: flags, YAML and help from one definition, and manners that all share.
 
-stdout belongs to `--json`; exit 0, 1 for bad input with one sentence, 2 for usage, 130 after Ctrl-C.
+stdout belongs to `--json`; exit 0, 1 for bad input with one sentence, 2 for usage, 3 where what was written has moved
+further than allowed, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def run_command(
         terminal.line(f"{program} {command}: {error}")
         if chosen.json and isinstance(error, ChecksFailedError):
             print(json.dumps(error.result, default=str), flush=True)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         _stop_spark()
         terminal.line(f"\nstopped; what was finished is kept: the same `{program} {command}` again goes on from there")

@@ -112,6 +112,14 @@ class Counted:
         _find(self._rows, searches)
         return {name: search.cut() for name, search in searches.items()}
 
+    def cut_at(self, key: float, id: str) -> Cut:
+        """Where another cut ended, on these rows, which have no groups: whatever lies at or above it by now is kept."""
+        rows, weight = self.totals.get("", (0, 0))
+        here = Cut(key, id, 0, 0, rows, weight)
+        kept = self._rows.where(is_kept(here, key="key", id="id")).agg(F.count(F.lit(1)), F.sum("weight"))
+        kept_rows, kept_weight = kept.collect()[0]
+        return Cut(key, id, kept_rows, kept_weight or 0, rows, weight)
+
 
 def _find(rows: DataFrame, searches: Mapping[str, _Search]) -> None:
     """The later passes."""

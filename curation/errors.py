@@ -9,6 +9,8 @@ from urllib.parse import unquote
 class InputError(Exception):
     """Bad input or configuration; its text is shown to the user as it is, without a stack."""
 
+    exit_code = 1
+
 
 class SchemaError(InputError):
     """A table or file lacks a column, or a tables root holds another schema."""
@@ -31,6 +33,12 @@ class ChecksFailedError(InputError):
     def __init__(self, sentence: str, result: object) -> None:
         super().__init__(sentence)
         self.result = result
+
+
+class DriftError(ChecksFailedError):
+    """All is written and as it should be, but something moved further than the settings allow."""
+
+    exit_code = 3
 
 
 # Raised on an executor: its sentence comes back inside Java's and Python's stacks. The last one is the cause.

@@ -147,3 +147,11 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def excerpt(text: str, characters: int) -> str:
+    """The text's beginning on one line, cut at a word where it is long."""
+    line = " ".join(text[: 4 * characters].split())
+    if len(line) <= characters:
+        return line
+    return line[: characters - 1].rsplit(" ", 1)[0].rstrip(" ,.;:") + "…"

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral, Real
+from pathlib import Path
 
 from curation.errors import InputError
+from curation.tables import absolute, is_local
 
 ABSENT = "–"
 COLOURS = 6  # series that are told apart by colour, and by mark; more are refused
@@ -137,6 +139,21 @@ def page(title: str, sections: Sequence[Section], *, lead: str = "", contents: b
     )
 
 
+def write_page(text: str, out: str | Path) -> Path:
+    """The page as a file, whole or not at all; its absolute path."""
+    if not is_local(str(out)):
+        raise InputError(f"{out}: a page is written to a local file; give a path, and copy it where it is to go")
+    path = Path(absolute(str(out)))
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{out} can't be written ({error.strerror}); choose another file") from error
+    return path
+
+
 def _anchors(titles: Sequence[str]) -> list[str]:
     found: list[str] = []
     for title in titles:
@@ -201,7 +218,7 @@ def table(headers: Sequence[object], rows: Iterable[Sequence[object]], *, captio
         + "</tr>"
         for row in body
     ]
-    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    above = f"<caption><span>{escape(caption)}</span></caption>" if caption else ""
     return Html(
         f'<div class="wide"><table>{above}<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
@@ -366,11 +383,18 @@ def _whiskers(x: Scale, y: float, point: Point, kind: str) -> list[str]:
 
 
 def histogram(
-    title: str, edges: Sequence[float], series: Mapping[str, Sequence[float]], *, x_label: str = "", note: str = ""
+    title: str,
+    edges: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    *,
+    x_label: str = "",
+    note: str = "",
+    reference: Reference | None = None,
 ) -> Html:
     """Outlines of counts over the same bins, each as a share of its own total, so that unequal totals compare.
 
-    edges: one more than bins, ascending. Empty bins at both ends are cut off.
+    edges: one more than bins, ascending. Empty bins at both ends are cut off. reference: a dashed line upwards, such as
+    a threshold; it stands at the edge where it lies beyond the bins.
     """
     _check_series(title, series)
     if len(edges) < 2 or any(b <= a for a, b in pairwise(edges)):
@@ -384,7 +408,8 @@ def histogram(
     first, last = filled[0], filled[-1] + 1
     shares = {name: [c / (sum(counts) or 1) for c in counts[first:last]] for name, counts in series.items()}
     keys = list(series) if len(series) > 1 else []
-    top, bottom = 10.0 + _legend_height(keys), 196.0 + _legend_height(keys)
+    top = 10.0 + _legend_height(keys) + (18.0 if reference else 0.0)
+    bottom = 186.0 + top
     y = Scale(0.0, max(s for each in shares.values() for s in each) or 1.0, bottom, top)
     x = Scale(edges[first], edges[last], _room(y, share=True), WIDTH - 12)
     parts = [*_legend(keys), *_y_axis(y, x, share=True), *_x_axis(x, bottom, bottom)]
@@ -394,6 +419,11 @@ def histogram(
         parts.append(f'<path class="c{k} area" d="{path}Z"/><path class="c{k} line"{_dash(k)} d="{path}"/>')
     parts.append(_below(x, bottom, x_label))
     said = [f"{name}: {number(sum(counts))} in all, {_mode(edges, counts)}" for name, counts in series.items()]
+    if reference is not None:
+        label = f"{reference.label} {number(reference.value)}"
+        parts.append(_line("ref", x(reference.value), top - 4, x(reference.value), bottom))
+        parts.append(_text(_within(x(reference.value), label), top - 9, label, "middle ref"))
+        said.append(f"{reference.label}: {number(reference.value)}")
     return _figure(title, "; ".join(said), bottom + (44 if x_label else 26), parts, note)
 
 
@@ -654,6 +684,7 @@ dl.figures dd{font-size:1.3rem;line-height:1.3;font-weight:600;font-variant-nume
 .wide{overflow-x:auto;margin:1rem 0;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums lining-nums}
 caption{text-align:left;color:var(--quiet);padding-bottom:.35rem}
+caption span{display:block;max-width:calc(100vw - 2rem)}
 th,td{padding:.36rem .9rem .36rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule)}
 th:last-child,td:last-child{padding-right:0}
 thead th{font-weight:600;vertical-align:bottom;border-bottom:1.5px solid var(--quiet)}

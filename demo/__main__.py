@@ -59,6 +59,7 @@ def run_pipeline(prepared: Prepared, tables: Path, terminal: Terminal) -> None:
         max_tokens=MAX_TOKENS,
         wave_rows=2_000,
         chunk_bytes=8 * 2**20,
+        by=("metadata.domain",),
     )
     spark = _session()
     done = pipeline.run(config, spark=spark, terminal=terminal)

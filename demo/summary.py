@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curation.progress import excerpt
+
 RowLike = Mapping[str, Any]
 Closing = dict[str, list[dict[str, Any]]]
 
@@ -75,14 +77,6 @@ def render(*, domains: Iterable[RowLike], top: Iterable[RowLike], nearest: Itera
     console.print(_domains(domains))
     console.print()
     console.print(_highest(top, {row["doc_id"]: row for row in nearest}))
-
-
-def excerpt(text: str, characters: int) -> str:
-    """The text's beginning on one line, cut at a word where it is long."""
-    line = " ".join(text[: 4 * characters].split())
-    if len(line) <= characters:
-        return line
-    return line[: characters - 1].rsplit(" ", 1)[0].rstrip(" ,.;:") + "…"
 
 
 def _domain() -> Column:

@@ -73,6 +73,7 @@ SETTINGS: dict[str, Any] = {
     "min_count": 1,
     "epochs": 100,
     "learning_rate": 0.5,
+    "page": "none",
 }
 
 

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from bare import metrics
 from bare.compare import COLUMNS, Arm, ComparisonRow, as_table, compare, equal_cost, equal_rows, shown
-from bare.judge import wilson
 from bare.metrics import measure_rows
 from bare.reading import READINGS, moves_with_rows, reading
 from bare.tables import COMPARISONS
 from curation.errors import InputError
+from curation.statistics import wilson
 
 
 def arm(name: str, accepted: str, costs: list[float | None] | None = None, *, real: bool = False, seed: int = 0, **columns: Any) -> Arm:

@@ -18,10 +18,10 @@ from bare.judge import (
     judge_messages,
     parse_answer,
     verdict,
-    wilson,
 )
 from bare.tasks import parse_task
 from curation.errors import InputError
+from curation.statistics import wilson
 
 TASK = parse_task("""
 name: lines

@@ -51,7 +51,12 @@ def test_without_a_name_every_question_runs_in_a_process_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda command: called.append(command[3:]) or 0)
+
+    def call(command: list[str]) -> int:
+        called.append(command[3:])
+        return 0
+
+    monkeypatch.setattr(subprocess, "call", call)
     assert main(["--seconds", "60"]) == 0
     assert called == [[name, "--seconds", "60"] for name in QUESTIONS]
     with pytest.raises(SystemExit):

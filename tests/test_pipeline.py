@@ -28,7 +28,7 @@ from tests.helpers import demo_documents, rows_hash, settings, write_house, writ
 
 pytestmark = [pytest.mark.slow]
 
-STAGES = ["import", "targets", "sample", "embed", "rank", "train", "score", "select"]
+STAGES = ["import", "targets", "sample", "embed", "rank", "train", "score", "select", "cover"]
 
 
 def states(report: dict[str, Any]) -> dict[str, str]:
@@ -50,7 +50,7 @@ def test_a_first_run_does_every_stage_and_reports_it(
 ) -> None:
     folder, report = finished
     assert states(report) == dict.fromkeys(STAGES, "done")
-    assert [set(stage) for stage in report["stages"]] == [{"stage", "state", "rows_in", "rows_out", "seconds"}] * 8
+    assert [set(stage) for stage in report["stages"]] == [{"stage", "state", "rows_in", "rows_out", "seconds"}] * 9
     assert report["tables"] == str(folder / "tables")
     assert report["rejected"] == {} and report["duplicates"] == 0
     assert {"classifier_id", "accuracy", "auc", "log_loss", "positives"} <= set(report["classifier"])
@@ -115,7 +115,7 @@ def test_an_added_file_is_scored_alone_and_the_classifier_stays(
     more = write_lines(house / "more.jsonl", [*demo_documents(600, 640), *({**row, "id": f"copy-{row['id']}"} for row in demo_documents(0, 5))])
     config = settings(finished[0], tables=str(house / "tables"), documents=(str(finished[0] / "documents"), str(more)))
     report = pipeline.run(config, spark=spark)
-    assert states(report) == {**dict.fromkeys(STAGES, "unchanged"), "import": "done", "score": "done", "select": "done"}
+    assert states(report) == {**dict.fromkeys(STAGES, "unchanged"), "import": "done", "score": "done", "select": "done", "cover": "done", "watch": "done"}
     rows = {stage["stage"]: stage["rows_out"] for stage in report["stages"]}
     assert rows["import"] == rows["score"] == 40
     assert report["duplicates"] == 5

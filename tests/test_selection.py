@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from scipy.stats import chisquare
 
@@ -22,6 +22,7 @@ from betr.selection import (
     SELECTION_RUNS,
     Selection,
     SelectionConfig,
+    carry,
     config_of,
     cuts_of,
     key_of,
@@ -30,8 +31,10 @@ from betr.selection import (
     selection_id,
     share_out,
     with_key,
+    with_verdict,
 )
 from curation.errors import InputError, SchemaError
+from curation.hashing import content_id
 from curation.sampling import hash_fraction
 
 SCHEMA = "doc_id string, score double, tokens bigint, source string"
@@ -289,6 +292,54 @@ def test_budget_below_the_first_document_is_refused(scores: DataFrame) -> None:
 
 
 @pytest.mark.connect
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"keep": 0.3},
+        {"keep": 0.3, "mode": "soft", "temperature": 0.7},
+        {"tokens": 900, "quotas": ("source=wiki:0.3", "source=code:0.1")},
+        {"keep": 0.3, "quotas": ("metadata.language=de:0.4",)},
+    ],
+)
+def test_a_verdict_by_the_cuts_is_that_of_the_rows_written(
+    scores: DataFrame, documents: DataFrame, settings: dict[str, Any]
+) -> None:
+    selection = run(scores, documents, **settings)
+    judged = with_verdict(scores, selection.config, selection.cuts, documents=documents).collect()
+    assert len(judged) == len(ROWS)
+    assert {row["doc_id"] for row in judged if row["kept"]} == kept_of(selection)
+
+
+@pytest.mark.parametrize("settings", [{"keep": 0.3}, {"keep": 0.3, "mode": "soft", "seed": 5}])
+def test_a_cut_that_is_carried_on_keeps_what_it_kept_and_whatever_new_lies_above_it(
+    spark: SparkSession, scores: DataFrame, settings: dict[str, Any]
+) -> None:
+    first = run(scores, **settings)
+    row = Row(**first.run_row(version=1, run_id="r", created="2025-01-01T00:00:00Z"))
+    config = carry(row, name="nightly")
+    assert (config.keep, config.threshold, config.threshold_id, config.name) == (None, first.threshold, first.threshold_id, "nightly")
+    added = [(f"new{i:03d}", i / 40, 10, "web") for i in range(40)] + [("a", first.threshold, 10, "web")]
+    grown = scores.union(spark.createDataFrame(added, SCHEMA)).repartition(4)
+    again = select(grown, config, classifier_id="c", selection_id="s")
+    kept = {r["doc_id"]: r["key"] for r in with_key(grown, config).collect()}
+    last = (-first.threshold, first.threshold_id)
+    expected = {doc for doc, key in kept.items() if (-key, doc) <= last}
+    assert kept_of(again) == expected and kept_of(first) == expected & {doc for doc, *_ in ROWS}
+    assert again.kept_documents == len(expected) > first.kept_documents
+    assert again.kept_tokens == sum(tokens for doc, _, tokens, _ in [*ROWS, *added] if doc in expected)
+    assert (again.threshold, again.threshold_id) == (first.threshold, first.threshold_id)
+    assert again.rate.keep == pytest.approx(again.kept_tokens / again.tokens)
+
+
+def test_a_threshold_that_nothing_reaches_and_one_of_quotas_are_refused(scores: DataFrame) -> None:
+    with pytest.raises(InputError, match="no document reaches the threshold 2 that is carried on"):
+        run(scores, threshold=2.0, threshold_id="a")
+    quotas = run(scores, keep=0.3, quotas=("source=wiki:0.3",)).run_row(version=1, run_id="r", created="")
+    with pytest.raises(InputError, match="has a threshold each"):
+        carry(Row(**quotas), name="nightly")
+
+
+@pytest.mark.connect
 def test_run_row_tells_the_selection_again(spark: SparkSession, scores: DataFrame) -> None:
     selection = run(scores, tokens=800, quotas=("source=wiki:0.3",), mode="soft", name="mine")
     row = selection.run_row(version=2, run_id="r", created="2025-01-01T00:00:00Z")
@@ -311,6 +362,13 @@ def test_selection_id_names_scores_and_settings() -> None:
     others = [SelectionConfig(keep=0.2), SelectionConfig(keep=0.1, seed=1), SelectionConfig(keep=0.1, name="b")]
     ids = {selection_id("s", config), selection_id("t", config), *(selection_id("s", other) for other in others)}
     assert len(ids) == 5
+    # Settings that came later change no id where they aren't used: what an earlier version selected stays as it is.
+    assert selection_id("s", config) == content_id("selection", "s", {
+        "keep": 0.1, "tokens": None, "flops": None, "law": "nemotron", "mode": "hard", "temperature": 1.0, "seed": 0, "head": None,
+        "quotas": (), "name": "default",
+    })  # fmt: skip
+    carried = SelectionConfig(threshold=0.5, threshold_id="a")
+    assert selection_id("s", carried) != selection_id("s", SelectionConfig(threshold=0.5, threshold_id="b"))
 
 
 @pytest.mark.parametrize(
@@ -321,6 +379,8 @@ def test_selection_id_names_scores_and_settings() -> None:
         ({"keep": 1.2}, r"in \(0, 1\]; got 1.2"),
         ({"tokens": 0}, "at least 1; got 0"),
         ({"flops": -1.0}, "above 0.*got -1.0"),
+        ({"keep": 0.1, "threshold": 0.5, "threshold_id": "a"}, "got keep and threshold"),
+        ({"threshold": 0.5}, "goes with the document that it ended at"),
         ({"keep": 0.1, "law": "x"}, "no law 'x'"),
         ({"keep": 0.1, "mode": "warm"}, "mode must be one of hard, soft; got 'warm'"),
         ({"keep": 0.1, "temperature": 0.0}, "temperature must be a number above 0; got 0.0"),

@@ -1,0 +1,96 @@
+"""Scheduled runs: a night's new documents alone are read and scored, the cut is carried on, and what moved is told."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from betr import pipeline
+from betr.config import RunConfig
+from betr.tables import CORPUS_SCORES, DRIFT, SELECTIONS
+from curation.errors import DriftError
+from curation.tables import Tables
+from tests.helpers import demo_documents, settings, write_lines
+
+pytestmark = [pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def night(finished: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """The settings of the night after the first run: 60 documents more, one row that is none, half of them how-tos alone."""
+    folder = tmp_path_factory.mktemp("nights")
+    shutil.copytree(finished[0] / "tables", folder / "tables")
+    rows: list[dict[str, Any]] = [*demo_documents(600, 660), {"id": "empty", "text": "  "}]
+    more = write_lines(folder / "night.jsonl", rows)
+    documents = (str(finished[0] / "documents"), str(more))
+    return settings(finished[0], tables=str(folder / "tables"), documents=documents, keep=None, carry="default")
+
+
+@pytest.fixture(scope="module")
+def second(night: RunConfig, spark: SparkSession) -> dict[str, Any]:
+    return pipeline.run(dataclasses.replace(night, page=None), spark=spark)
+
+
+def test_the_second_night_scores_what_is_new_and_carries_the_cut_on(
+    second: dict[str, Any], night: RunConfig, finished: tuple[Path, dict[str, Any]], spark: SparkSession
+) -> None:
+    states = {each["stage"]: each["state"] for each in second["stages"]}
+    assert states == {
+        "import": "done", "targets": "unchanged", "sample": "unchanged", "embed": "unchanged", "rank": "unchanged",
+        "train": "unchanged", "score": "done", "select": "done", "cover": "done", "watch": "done",
+    }  # fmt: skip
+    first, cut = finished[1]["selection"], second["selection"]
+    assert cut["threshold"] == first["threshold"] and cut["documents"] == 660
+    tables = Tables(spark, night.tables)
+    selected = {
+        row["selection_id"]: {r["doc_id"] for r in tables.read(SELECTIONS).where(f"selection_id = '{row['selection_id']}'").collect()}
+        for row in tables.read(SELECTIONS).select("selection_id").distinct().collect()
+    }
+    assert selected[first["selection_id"]] < selected[cut["selection_id"]]
+    scores = {row["doc_id"]: row["score"] for row in tables.read(CORPUS_SCORES).collect()}
+    added = selected[cut["selection_id"]] - selected[first["selection_id"]]
+    assert added == {row["id"] for row in demo_documents(600, 660) if scores[row["id"]] >= first["threshold"]}
+
+
+def test_what_moved_is_measured_against_the_rows(
+    second: dict[str, Any], night: RunConfig, finished: tuple[Path, dict[str, Any]], spark: SparkSession
+) -> None:
+    drift = {each["measure"]: each for each in second["drift"]}
+    assert set(drift) == {"psi", "ks", "kept", "rejected", "coverage"}
+    assert (drift["ks"]["n"], drift["ks"]["n_before"]) == (60, 600)
+    assert drift["rejected"]["value"] == pytest.approx(1 / 61) and drift["rejected"]["n"] == 61
+    assert drift["coverage"]["value"] == 0  # the same examples, the same sample
+    kept = second["selection"]["kept_documents"] - finished[1]["selection"]["kept_documents"]
+    assert drift["kept"]["said"].startswith(f"{kept / 60:.1%} of 60 new documents kept")
+    rows = Tables(spark, night.tables).read(DRIFT).collect()
+    assert {row["measure"]: row["value"] for row in rows} == {name: each["value"] for name, each in drift.items()}
+    assert {row["compared_with"] for row in rows} == {finished[1]["selection"]["selection_id"]}
+    page = Path(second["page"]).read_text()
+    assert "Since the last run" in page and drift["psi"]["said"].split(":")[1].strip() in page
+
+
+def test_a_breach_fails_with_its_own_exit_code_once_all_is_written(
+    second: dict[str, Any], night: RunConfig, spark: SparkSession
+) -> None:
+    strict = dataclasses.replace(night, drift=("rejected=0.001", "psi=9", "ks=1"), on_drift="fail")
+    with pytest.raises(DriftError, match=r"1\.6% of 61 new rows put aside, 0\.0% of 600 before") as caught:
+        pipeline.run_stage("watch", strict, spark=spark)
+    assert caught.value.exit_code == 3
+    found = json.loads(json.dumps(caught.value.result))
+    assert found["selection"] == second["selection"]
+    assert [each["measure"] for each in found["drift"] if each["breached"]] == ["rejected"]
+    told = pipeline.run_stage("watch", dataclasses.replace(strict, on_drift="warn"), spark=spark)
+    assert any("moved since the last run" in warning for warning in told["warnings"])
+    assert pipeline.run_stage("watch", dataclasses.replace(strict, on_drift="ignore"), spark=spark)["warnings"] == []
+
+
+def test_a_third_run_without_anything_new_changes_nothing(
+    second: dict[str, Any], night: RunConfig, spark: SparkSession
+) -> None:
+    again = pipeline.run(night, spark=spark)
+    assert {each["state"] for each in again["stages"]} == {"unchanged"} and len(again["stages"]) == 10
+    assert again["selection"] == second["selection"]
