@@ -45,7 +45,7 @@ def test_a_run_stopped_and_killed_in_every_long_stage_ends_with_the_tables_of_an
 
     report = last_json(run_command(*command, interpreted=True))
     states = {each["stage"]: each["state"] for each in report["stages"]}
-    assert states == {**dict.fromkeys(states, "unchanged"), "select": "done"}
+    assert states == {**dict.fromkeys(states, "unchanged"), "select": "done", "cover": "done"}
     assert report["selection"] == expected["selection"]
     assert report["classifier"] == expected["classifier"]
     ours, theirs = Tables(spark, str(root)), Tables(spark, str(folder / "tables"))
