@@ -106,7 +106,7 @@ def test_a_finished_run_can_be_shown_and_explained(
     assert explained["doc_id"] == "boolq/0" and 1 <= explained["rank"] <= 600
     assert [row["selection_id"] for row in said("show", "selections")] == [report["selection"]["selection_id"]]
     shown = said("show", "run", report["run_id"][:15])
-    assert shown["run_id"] == report["run_id"] and len(shown["stages"]) == 8
+    assert shown["run_id"] == report["run_id"] and len(shown["stages"]) == 9
     assert cli.main(["show", "run", "yesterday", *tables]) == 1
     assert f"the latest are {report['run_id']}" in capsys.readouterr().err
     assert cli.main(["show", "runs", "latest", *tables]) == 1
