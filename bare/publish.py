@@ -33,9 +33,9 @@ from bare.run import Run, opened
 from bare.tables import DRAFTS, REFINED, REVIEWS, ROUNDS, ROW_EMBEDDINGS, VERDICTS
 from curation.embedding import embed
 from curation.errors import InputError
+from curation.files import write_whole
 from curation.frames import driver_rows
 from curation.progress import Terminal
-from curation.report import write_page
 
 NOT_HELD_OUT = "No seeds are held out: the real rows are those that the models were shown."
 SHEET_CANDIDATES = 100_000  # rows that a sheet's sample is drawn from, by hash
@@ -134,7 +134,7 @@ def page(run: Run) -> Path | None:
     root = Path(run.tables.root)
     if not root.is_dir():
         return None
-    return write_page(run_page(run_report(run)), root / "pages" / f"generation-{run.generation_id}.html")
+    return write_whole(run_page(run_report(run)), root / "pages" / f"generation-{run.generation_id}.html")
 
 
 def report(
@@ -143,7 +143,7 @@ def report(
     """Write a generation's page into a file."""
     with opened(config, spark, terminal) as run:
         stages.reopen(run)
-        path = write_page(run_page(run_report(run)), out)
+        path = write_whole(run_page(run_report(run)), out)
         run.terminal.line(f"the page: {path}")
         return {"generation_id": run.generation_id, "out": str(path)}
 

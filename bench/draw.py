@@ -97,16 +97,15 @@ def _section(name: str, result: Result, figures: Mapping[str, str]) -> str:
 def _in_the_way(result: Result) -> list[str]:
     """Each figure that isn't reached because the limit itself doesn't reach it on this machine: that this is so."""
     limits = [case for case in result["cases"] if case["role"] == "limit" and case["x_peer"] is not None]
-    told = []
-    for target in result["targets"]:
-        below = [case for case in limits if target["at_least"] is not None and case["x_peer"] < target["at_least"]]
-        if target["reached"] is False and target["unit"].startswith("x ") and len(below) == len(limits) and limits:
-            best = max(below, key=lambda case: case["x_peer"])
-            told.append(
-                f"**What stands in the way of {_md(target['figure'])}:** {_md(best['case'])}, the limit, is itself "
-                f"{number(best['x_peer'])} {_md(target['unit'])} on this machine."
-            )
-    return told
+    if not limits:
+        return []
+    best = max(limits, key=lambda case: case["x_peer"])
+    return [
+        f"**What stands in the way of {_md(target['figure'])}:** {_md(best['case'])}, the limit, is itself "
+        f"{number(best['x_peer'])} {_md(target['unit'])} on this machine."
+        for target in result["targets"]
+        if target["reached"] is False and target["unit"].startswith("x ") and (target["at_least"] or 0) > best["x_peer"]
+    ]
 
 
 def _profile(result: Result) -> list[str]:

@@ -10,7 +10,6 @@ import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -19,6 +18,7 @@ from pyspark.sql import functions as F
 from betr.benchmarks import WHAT, text_of
 from curation import jsonlines
 from curation.errors import InputError
+from curation.files import write_whole
 from curation.tables import TableSpec
 
 COVERAGE = TableSpec(
@@ -169,11 +169,4 @@ def _as_it_was(gap: Mapping[str, Any], line: bytes, templates: Mapping[str, str]
 
 def write_seeds(rows: Iterable[Mapping[str, Any]], path: str) -> None:
     """The rows as JSON lines, whole or not at all."""
-    file = Path(path)
-    part = file.with_name(file.name + ".part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        raise InputError(f"--out {path} can't be written ({error.strerror}); choose another file") from error
+    write_whole("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), path)

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from rich.table import Table
 
 from betr.run import Run
-from betr.selection import find_selection
+from betr.selection import find_selection, with_value
 from betr.tables import CORPUS_SCORES, DOCUMENTS, SELECTION_RUNS, SELECTIONS
 
 VALUES = 20
@@ -77,7 +77,7 @@ def groups(sided: DataFrame, value: Column, *, most: int = VALUES) -> tuple[Grou
 
 
 def _sides(row: Row) -> list[Side]:
-    return [Side(row[f"{side}_documents"] or 0, row[f"{side}_tokens"] or 0) for side in SIDES]
+    return [Side(row[f"{side}_documents"], row[f"{side}_tokens"]) for side in SIDES]
 
 
 def compare(run: Run, a: str, b: str, *, by: tuple[str, ...] = ()) -> Difference:
@@ -93,11 +93,8 @@ def compare(run: Run, a: str, b: str, *, by: tuple[str, ...] = ()) -> Difference
         about = about.unionByName(rest.join(about.select("doc_id"), "doc_id", "left_anti"))
     mine, theirs = (selected.where(F.col("selection_id") == row["selection_id"]) for row in (one, other))
     sided = side_by_side(mine, theirs, about)
-    fields = {"source": groups(sided, F.col("source"))}
-    for field in by:
-        value = F.try_element_at(F.col("metadata"), F.lit(field.removeprefix("metadata.")))
-        documents = tables.read(DOCUMENTS).select("doc_id", value.alias("value"))
-        fields[field] = groups(sided.join(documents, "doc_id", "left"), F.col("value"))
+    documents = tables.read(DOCUMENTS).select("doc_id", "metadata")
+    fields = {field: groups(with_value(sided, field, documents), F.col("value")) for field in ("source", *by)}
     (total,) = groups(sided.withColumn("all", F.lit("all")), F.col("all")) or (Group("all", *(Side(0, 0),) * 3),)
     called, against = (f"{row['name']}@{row['version']}" for row in (one, other))
     return Difference(called, against, total.both, total.only_a, total.only_b, fields)

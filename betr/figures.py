@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,10 +18,20 @@ from pyspark.sql import functions as F
 
 from betr import classifier, coverage, stages
 from betr.coverage import BenchmarkCoverage
-from betr.run import Run
-from betr.selection import BIN, EDGE, SelectionConfig, config_of, cuts_of, log_odds_bin, score_of, with_verdict
-from betr.show import drift_of, find_run
-from betr.tables import ALL, CORPUS_SCORES, COVERAGE, DOCUMENTS, SAMPLE_LABELS, SELECTION_RUNS, STAGE_RUNS
+from betr.run import STAGE_ORDER, Run
+from betr.selection import (
+    BIN,
+    EDGE,
+    SelectionConfig,
+    config_of,
+    cuts_of,
+    log_odds_bin,
+    score_of,
+    with_value,
+    with_verdict,
+)
+from betr.show import drift_of
+from betr.tables import ALL, CORPUS_SCORES, COVERAGE, DOCUMENTS, SAMPLE_LABELS, SELECTION_RUNS
 from curation import sampling
 from curation.progress import excerpt
 from curation.statistics import wilson
@@ -160,17 +169,13 @@ def gather(run: Run, *, by: Sequence[str] = ()) -> SelectionFigures:
     assert row is not None
     config, parameters = config_of(row["parameters"]), json.loads(row["parameters"])
     scores = read(CORPUS_SCORES).where(F.col("classifier_id") == selected["classifier_id"])
-    documents = read(DOCUMENTS)
-    judged = with_verdict(
-        scores, config, cuts_of(row["parameters"]), documents=documents.select("doc_id", "metadata")
-    ).withColumn("by_score", score_of(config))
+    documents = read(DOCUMENTS).select("doc_id", "metadata")
+    judged = with_verdict(scores, config, cuts_of(row["parameters"]), documents=documents)
+    judged = judged.withColumn("by_score", score_of(config))
     coverage_rows = read(COVERAGE).where(F.col("selection_id") == selected.key)
     bins = score_bins(judged)
     totals = totals_of(bins)
     imports = run.all("import")
-    rejected: Counter[str] = Counter()
-    for each in imports:
-        rejected.update(each["rejected"])
     return SelectionFigures(
         selection={**selected.values, "selection_id": selected.key, "created": row["created"], "run_id": row["run_id"]},
         parameters=parameters,
@@ -182,16 +187,14 @@ def gather(run: Run, *, by: Sequence[str] = ()) -> SelectionFigures:
             "documents": sum(count for count, _ in stages.corpus_chunks(run).values()),
             "bytes": sum(size for _, size in stages.corpus_chunks(run).values()),
         },
-        rejected=dict(sorted(rejected.items())),
+        rejected=stages.rejections(imports),
         sampled=made_from.drawn["rows"],
         positives=made_from.ranked["positives"],
         bins=bins,
         other_cuts=other_cuts(bins),
         by={
-            "source": strata(judged, F.col("source"), totals=totals),
-            **{
-                field: strata(_with_metadata(judged, documents, field), F.col("value"), totals=totals) for field in by
-            },
+            field: strata(with_value(judged, field, documents), F.col("value"), totals=totals)
+            for field in ("source", *by)
         },
         coverage=tuple(_as_coverage(each) for each in covered["examples"].values()),
         gaps=_gaps(run, made_from, coverage_rows),
@@ -268,11 +271,6 @@ def totals_of(bins: Iterable[ScoreBin]) -> Totals:
     sums = [(each.documents, each.tokens, each.kept_documents, each.kept_tokens) for each in bins]
     documents, tokens, kept, kept_tokens = (sum(column) for column in zip(*sums, strict=True)) if sums else (0, 0, 0, 0)
     return documents, tokens, kept, kept_tokens
-
-
-def _with_metadata(judged: DataFrame, documents: DataFrame, field: str) -> DataFrame:
-    value = F.try_element_at(F.col("metadata"), F.lit(field.removeprefix("metadata.")))
-    return judged.join(documents.select("doc_id", value.alias("value")), "doc_id", "left")
 
 
 # -- coverage ----------------------------------------------------------------------------------------------------------
@@ -390,24 +388,14 @@ def calibration(held_out: DataFrame, *, bins: int = CALIBRATION_BINS) -> tuple[C
 
 
 def _costs(run: Run) -> tuple[dict[str, Any], ...]:
-    """Every stage's finished runs on this root, with what each took: the latest of a stage and all before it."""
-    memory = [row for row in run.tables.read(STAGE_RUNS).collect() if row["stage"] in stages_in_order()]
+    """Every stage's finished runs on this root, with what they took in all."""
     by_stage: dict[str, dict[str, Any]] = {}
-    for run_id in dict.fromkeys(row["run_id"] for row in sorted(memory, key=lambda row: row["started"])):
-        for each in find_run(memory, run_id, root=run.tables.root)["stages"]:
-            if each["state"] in ("started", "unchanged"):
-                continue
-            total = by_stage.setdefault(
-                each["stage"], {"stage": each["stage"], "runs": 0, "seconds": 0.0, "rows_out": 0}
-            )
-            total["runs"] += 1
-            total["seconds"] += each["seconds"]
-            total["rows_out"] += each["rows_out"] or 0
-    return tuple(by_stage[stage] for stage in stages_in_order() if stage in by_stage)
-
-
-def stages_in_order() -> tuple[str, ...]:
-    return ("import", "targets", "sample", "embed", "rank", "train", "score", "select", "cover", "watch")
+    for row in run.finished().values():
+        total = by_stage.setdefault(row["stage"], {"stage": row["stage"], "runs": 0, "seconds": 0.0, "rows_out": 0})
+        total["runs"] += 1
+        total["seconds"] += row["seconds"]
+        total["rows_out"] += row["rows_out"] or 0
+    return tuple(by_stage[stage] for stage in STAGE_ORDER if stage in by_stage)
 
 
 def _versions(run: Run, made_from: stages.Origins) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from betr import figures
 from betr.report import selection_page
 from betr.run import UNCHANGED, Run
-from curation.report import write_page
+from curation.files import write_whole
 from curation.tables import is_local
 
 NONE = "none"
@@ -35,5 +35,5 @@ def draw(run: Run) -> str | None:
 def write(run: Run, out: str) -> dict[str, Any]:
     """Draw the latest selection's page into a file; returns its figures as plain objects."""
     found = figures.gather(run, by=run.config.by)
-    run.terminal.line(f"the page: {write_page(selection_page(found), out)}")
+    run.terminal.line(f"the page: {write_whole(selection_page(found), out)}")
     return figures.as_json(found)

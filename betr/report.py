@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from betr.coverage import QUANTILES
 from betr.drift import MEANINGS
-from betr.figures import PLACES, ScoreBin, SelectionFigures, ShownDocument, Stratum
+from betr.figures import PLACES, ScoreBin, SelectionFigures, ShownDocument
 from curation import report
 from curation.progress import clock
 from curation.report import Html, Point, Reference, Section, percent
@@ -92,7 +92,8 @@ def _short(found: SelectionFigures) -> Iterable[Html]:
     sources = [each for each in found.by["source"] if each.kept_tokens and each.lift is not None]
     if len(found.by["source"]) > 1 and sources:
         best = max(sources, key=lambda each: each.lift or 0.0)
-        told.append(f"{best.value} gained most: {_times(best)} its share of the corpus ({percent(best.share)} before).")
+        gained = f"{best.lift:.2f} times its share of the corpus ({percent(best.share)} before)"
+        told.append(f"{best.value} gained most: {gained}.")
     if found.gaps and found.gaps[0].similarity is not None:
         worst = found.gaps[0]
         told.append(
@@ -103,10 +104,6 @@ def _short(found: SelectionFigures) -> Iterable[Html]:
         yield report.bullets(told)
     for warning in found.parameters.get("warnings", ()):
         yield report.paragraph(warning, kind="note")
-
-
-def _times(stratum: Stratum) -> str:
-    return f"{stratum.lift:.2f} times" if stratum.lift is not None else "none of"
 
 
 def _flow(found: SelectionFigures) -> list[Html]:
@@ -163,12 +160,10 @@ def _scores(found: SelectionFigures) -> list[Html]:
 
 
 def _cut_in_words(found: SelectionFigures) -> str:
-    threshold = found.selection["threshold"]
     if found.config.mode == "soft":
         return "; a soft cut keeps low scores too, more seldom"
-    if found.config.quotas or not 0 < threshold < 1:
-        return ""
-    return f"; the cut is at {_log_odds(threshold):.2f}, a score of {threshold:.4f}"
+    line = _cut_line(found)
+    return "" if line is None else f"; the cut is at {line.value:.2f}, a score of {found.selection['threshold']:.4f}"
 
 
 def _cut_line(found: SelectionFigures) -> Reference | None:

@@ -23,6 +23,7 @@ from curation.tables import Tables, Write
 
 T = TypeVar("T")
 DONE, RESUMED, UNCHANGED, STARTED = "done", "resumed", "unchanged", "started"
+STAGE_ORDER = ("import", "targets", "sample", "embed", "rank", "train", "score", "select", "cover", "watch")
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,17 @@ class Run:
         found: dict[str, Any] = json.loads(row["settings"])
         return found
 
+    def finished(self) -> dict[tuple[str, str], Row]:
+        """(stage, key) -> the row of `stage_runs` that first left this result, with its costs; oldest first."""
+        done: dict[tuple[str, str], Row] = {}
+        for row in self._memory:
+            if row["state"] == DONE:  # later rows only note that the result is wanted again
+                done.setdefault((row["stage"], row["key"]), row)
+        return done
+
     def began(self, outcome: Outcome) -> datetime:
         """When the run of a stage that first left this outcome began."""
-        done = (row for row in self._memory if row["state"] == DONE)
-        wanted = (outcome.stage, outcome.key)
-        found: datetime = next(row["started"] for row in done if (row["stage"], row["key"]) == wanted)
+        found: datetime = self.finished()[outcome.stage, outcome.key]["started"]
         return found
 
     def record(self, stage: str) -> Row | None:

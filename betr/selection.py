@@ -416,12 +416,13 @@ def _with_group(
     """Scores with the column `group`: the quota's value, or "" where no quota names it."""
     if field is None:
         return scores.withColumn("group", F.lit(""))
-    valued = _with_value(scores, field, documents)
+    valued = with_value(scores, field, documents)
     named = F.col("value").isin(*shares)
     return valued.withColumn("group", F.when(named, F.col("value")).otherwise(F.lit(""))).drop("value")
 
 
-def _with_value(scores: DataFrame, field: str, documents: DataFrame | None) -> DataFrame:
+def with_value(scores: DataFrame, field: str, documents: DataFrame | None) -> DataFrame:
+    """Scores with the column `value`: source, highest head, or a metadata value (of documents: doc_id, metadata)."""
     if field == "source":
         return scores.withColumn("value", F.col("source"))
     if field == "head":
@@ -433,7 +434,7 @@ def _with_value(scores: DataFrame, field: str, documents: DataFrame | None) -> D
 
 
 def _unknown(scores: DataFrame, field: str, unknown: list[str], documents: DataFrame | None) -> str:
-    valued = _with_value(scores, field, documents).groupBy("value").agg(F.sum("tokens").alias("tokens"))
+    valued = with_value(scores, field, documents).groupBy("value").agg(F.sum("tokens").alias("tokens"))
     largest = valued.where(F.col("value").isNotNull()).orderBy(F.desc("tokens"), "value").limit(VALUES_SHOWN + 1)
     values = [r["value"] for r in largest.collect()]
     more = ", ..." if len(values) > VALUES_SHOWN else ""

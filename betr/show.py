@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +14,8 @@ from rich.text import Text
 from betr import benchmarks, classifier, coverage
 from betr import explain as explaining
 from betr.config import RunConfig
-from betr.run import DONE, RESUMED, STARTED, UNCHANGED, Outcome, Run
-from betr.stages import load_trained, origins, targets
+from betr.run import DONE, RESUMED, STAGE_ORDER, STARTED, UNCHANGED, Outcome, Run
+from betr.stages import load_trained, origins, rejections, targets
 from betr.tables import (
     ALL,
     BENCHMARK_EXAMPLES,
@@ -45,16 +44,13 @@ LATEST = "latest"
 def report(run: Run) -> dict[str, Any]:
     """The object that `--json` prints: this run's stages, and the classifier and selection that now hold."""
     imports = run.all("import")
-    rejected: Counter[str] = Counter()
-    for outcome in imports:
-        rejected.update(outcome["rejected"])
     trained, selected = run.now("train"), run.now("select")
     cut = ("selection_id", "keep", "threshold", "documents", "tokens", "kept_documents", "kept_tokens")
     return {
         "run_id": run.run_id,
         "tables": run.tables.root,
         "stages": [vars(stage) for stage in run.reports],
-        "rejected": dict(sorted(rejected.items())),
+        "rejected": rejections(imports),
         "duplicates": sum(outcome["duplicates"] for outcome in imports),
         "classifier": _figures(trained) if trained else None,
         "selection": {name: selected[name] for name in cut} if selected else None,
@@ -66,8 +62,9 @@ def report(run: Run) -> dict[str, Any]:
 def drift_of(run: Run, selected: Outcome | None) -> list[dict[str, Any]]:
     """What has moved since the selection before this one, where there is one by the same settings."""
     watched = run.now("watch")
-    here = watched is not None and selected is not None and watched["selection_id"] == selected.key
-    return list(watched["measures"]) if here and watched is not None else []
+    if watched is None or selected is None or watched["selection_id"] != selected.key:
+        return []
+    return list(watched["measures"])
 
 
 def _figures(trained: Outcome) -> dict[str, Any]:
@@ -386,8 +383,7 @@ def _summary(tables: Tables) -> list[dict[str, Any]]:
             }
             told = ", ".join(f"{name} {_cell(value)}" for name, value in list(left.items())[:6])
             seen[row["stage"]] = {"stage": row["stage"], "run_id": row["run_id"], "rows": row["rows_out"], "left": told}
-    order = ("import", "targets", "sample", "embed", "rank", "train", "score", "select", "cover", "watch")
-    return [seen[stage] for stage in order if stage in seen]
+    return [seen[stage] for stage in STAGE_ORDER if stage in seen]
 
 
 def _coverage(tables: Tables) -> list[dict[str, Any]]:

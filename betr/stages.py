@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import reduce
@@ -176,6 +176,14 @@ def _unless_recorded(run: Run, spec: TableSpec, rows: DataFrame, columns: list[s
 def imports(run: Run) -> list[Outcome]:
     """Every finished import, oldest first: together they are the corpus."""
     return run.all("import")
+
+
+def rejections(done: Iterable[Outcome]) -> dict[str, int]:
+    """reason -> rows that these imports put aside, by reason."""
+    counts: Counter[str] = Counter()
+    for outcome in done:
+        counts.update(outcome["rejected"])
+    return dict(sorted(counts.items()))
 
 
 def corpus_key(run: Run) -> str:
@@ -1073,7 +1081,7 @@ def _new_and_before(run: Run, selected: Outcome, chunks: list[str]) -> tuple[lis
 
 def _put_aside(done: list[Outcome]) -> tuple[int, int]:
     """(rows rejected, rows read) of some imports; a copy of a known text isn't a rejection."""
-    rejected = sum(sum(each["rejected"].values()) for each in done)
+    rejected = sum(rejections(done).values())
     kept = sum(count for each in done for count, _ in each["chunks"].values())
     return rejected, rejected + kept + sum(each["duplicates"] for each in done)
 

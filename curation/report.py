@@ -14,10 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral, Real
-from pathlib import Path
 
 from curation.errors import InputError
-from curation.tables import absolute, is_local
 
 ABSENT = "–"
 COLOURS = 6  # series that are told apart by colour, and by mark; more are refused
@@ -137,21 +135,6 @@ def page(title: str, sections: Sequence[Section], *, lead: str = "", contents: b
         f"<header><h1>{escape(title)}</h1>{under}</header>\n{toc}\n<main>\n{chr(10).join(parts)}\n</main>\n"
         "</body>\n</html>\n"
     )
-
-
-def write_page(text: str, out: str | Path) -> Path:
-    """The page as a file, whole or not at all; its absolute path."""
-    if not is_local(str(out)):
-        raise InputError(f"{out}: a page is written to a local file; give a path, and copy it where it is to go")
-    path = Path(absolute(str(out)))
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{out} can't be written ({error.strerror}); choose another file") from error
-    return path
 
 
 def _anchors(titles: Sequence[str]) -> list[str]:

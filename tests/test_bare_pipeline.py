@@ -40,6 +40,11 @@ from tests.helpers import rows_hash, write_lines
 
 pytestmark = [pytest.mark.slow]
 
+ROWS_TO_JUDGE = (
+    "row_id string, draft_id string, wave int, round int, item bigint, attempt int, label string, text string, "
+    "finish_reason string, error string, draft_text string, draft_finish string"
+)
+
 
 @pytest.fixture
 def copied(generated: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
@@ -167,14 +172,10 @@ def test_verdicts_on_executors_are_those_of_one_pass(spark: SparkSession) -> Non
     assert Counter(expected["reason"].dropna())["copy_of_row"] > 40 and expected["reason"].isna().sum() > 10
 
     rules = share(spark, checking.Rules(task, index, None, rules_config, drafts=False))
-    schema = (
-        "row_id string, draft_id string, wave int, round int, item bigint, attempt int, label string, text string, "
-        "finish_reason string, error string, draft_text string, draft_finish string"
-    )
     done: DataFrame | None = None
     vectors_done: DataFrame | None = None
     for start in range(0, 120, 50):  # three waves, the accepted rows before in three buckets
-        wave = spark.createDataFrame(frame.iloc[start : start + 50], schema).repartition(3)
+        wave = spark.createDataFrame(frame.iloc[start : start + 50], ROWS_TO_JUDGE).repartition(3)
         alone = checking.check(wave, rules=rules)
         embedded = checking.embed_rows(alone, encoder=encoder, tasks=2).localCheckpoint()
         matches = None
@@ -200,12 +201,8 @@ def test_no_task_holds_two_python_functions_so_no_worker_too_many_loads_a_model(
     rules = share(spark, checking.Rules(
         task, SeedIndex.of(task, seeds, VerdictConfig(), vectors=vectors), None, VerdictConfig(), drafts=False
     ))  # fmt: skip
-    schema = (
-        "row_id string, draft_id string, wave int, round int, item bigint, attempt int, label string, text string, "
-        "finish_reason string, error string, draft_text string, draft_finish string"
-    )
     rows = spark.range(5).select(
-        *(F.lit(None).cast(each.split()[1]).alias(each.split()[0]) for each in schema.split(", "))
+        *(F.lit(None).cast(each.split()[1]).alias(each.split()[0]) for each in ROWS_TO_JUDGE.split(", "))
     )
     checking.embed_rows(checking.check(rows, rules=rules), encoder=encoder, tasks=2).explain()
     steps = re.findall(r"MapInArrow|MapInPandas|Exchange", capsys.readouterr().out)

@@ -5,7 +5,6 @@ import json
 import math
 import shutil
 from collections import Counter
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,27 +24,21 @@ from curation.progress import Terminal
 from curation.statistics import wilson
 from curation.tables import Tables
 from tests.helpers import settings
+from tests.test_bare_report import Reader as PageReader
 
 JUDGED = "by_score double, tokens bigint, kept boolean, source string"
 
 
-class Reader(HTMLParser):
-    """A page's text, its tags, and what it would load."""
+class Reader(PageReader):
+    """A page's text and its tags, and what it would load."""
 
     def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
         self.loads: list[str] = []
-        self._parts: list[str] = []
-        self.feed(page)
-        self.text = " ".join(" ".join(self._parts).split())
+        super().__init__(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
+        super().handle_starttag(tag, attrs)
         self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
-
-    def handle_data(self, data: str) -> None:
-        self._parts.append(data)
 
 
 @pytest.fixture(scope="module")
