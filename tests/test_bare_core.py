@@ -19,7 +19,7 @@ from bare.verdicts import SeedIndex, VerdictConfig, check_rows
 from curation.overlap import TestIndex
 
 SPARK_FREE = (
-    "agreement", "collapse", "cost", "draws", "judge", "metrics", "overlap", "personas", "tasks", "verdicts",
+    "agreement", "collapse", "cost", "draws", "judge", "metrics", "personas", "tasks", "verdicts",
     "generators.openai", "generators.protocol", "generators.scripted", "generators.spec",
 )  # fmt: skip
 

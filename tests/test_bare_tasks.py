@@ -30,6 +30,7 @@ from bare.tasks import (
     shipped_tasks,
 )
 from curation.errors import InputError
+from curation.hashing import mix
 
 SUMS = """
 name: sums
