@@ -38,7 +38,7 @@ from curation import jsonlines
 from curation.embedding import embedding_profile, resolve_encoder
 from curation.errors import InputError
 from curation.hashing import content_id
-from curation.overlap import TestIndex
+from curation.held_out import TestIndex
 from curation.session import TaskWatch, default_parallelism, is_local_session, release, share
 from curation.tables import is_local
 

@@ -24,11 +24,15 @@ STAGE_COMMANDS = {
     "rank": "rank the sample by its nearness to the examples, and label it",
     "train": "train the classifier on the labels, or import one",
     "score": "score every document that has no score yet",
+    "decontaminate": "find what the corpus shares with held-out test sets, document by document",
     "select": "cut the scored corpus at a token budget",
     "cover": "find which task examples chose what, and which have nothing near them",
     "watch": "compare the latest selection with the last one by the same settings",
 }
-VIEWS = ("summary", "run", "runs", "selections", "coverage", "drift", "classifiers", "tables", "rejected", "duplicates")
+VIEWS = (
+    "summary", "run", "runs", "selections", "coverage", "drift", "contamination", "classifiers", "tables", "rejected",
+    "duplicates",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

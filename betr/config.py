@@ -14,6 +14,7 @@ from betr.ranking import AGGREGATIONS
 from betr.selection import SelectionConfig
 from curation import command
 from curation.command import option
+from curation.decontamination import parse_decontamination
 from curation.embedding import EncoderConfig
 from curation.errors import InputError
 
@@ -120,6 +121,20 @@ class RunConfig:
         "or auto (files where they lie on the machine that Spark runs on)",
         stages="score",
     )
+    tests: tuple[str, ...] = option(
+        [],
+        "held-out test sets as JSON lines, NAME=path or a path: what the corpus shares with them is cut out of the "
+        "selection; none: nothing is, whatever earlier runs looked for",
+        stages="decontaminate select",
+        many=True,
+    )
+    decontamination: tuple[str, ...] = option(
+        [],
+        "what is a hit and what it costs, NAME=NUMBER; of shortest, longest, margin, most_cuts, commonest, "
+        "shortest_piece (docs/method.md)",
+        stages="decontaminate",
+        many=True,
+    )
     keep: float | None = option(None, "share of the corpus's tokens to keep, in (0, 1]; default 0.1", stages="select")
     tokens: int | None = option(None, "tokens to keep", stages="select")
     flops: float | None = option(None, "training compute C in FLOPs: the paper's law gives the share", stages="select")
@@ -188,6 +203,7 @@ class RunConfig:
         if self.on_drift not in ACTIONS:
             raise InputError(f"--on-drift must be one of {', '.join(ACTIONS)}; got {self.on_drift!r}")
         parse_limits(self.drift)
+        parse_decontamination(self.decontamination)
         for field in self.by:
             if not field.removeprefix("metadata.") or not field.startswith("metadata."):
                 raise InputError(f"--by names metadata as metadata.KEY; got {field!r}")

@@ -28,6 +28,7 @@ def betr(run: Run) -> None:
     stages.rank(run)  # 3.3  every example ranks every sampled document; best rank; the top 10% are positive
     stages.train(run)  # 3.4  a fastText classifier learns to tell the positives
     stages.score(run)  # 3.4  it scores the whole corpus, broadcast to every executor
+    stages.decontaminate(run)  # 3.1  what the corpus shares with held-out tests is kept from the selection
     stages.select(run)  # 3.5  the best tokens for the compute at hand
     stages.cover(run)  # which examples chose what, and which have nothing near them
     stages.watch(run)  # what has moved since the last run
@@ -41,6 +42,7 @@ STAGES = {
     "rank": stages.rank,
     "train": stages.train,
     "score": stages.score,
+    "decontaminate": stages.decontaminate,
     "select": stages.select,
     "cover": stages.cover,
     "watch": stages.watch,
