@@ -18,6 +18,7 @@ from betr.tables import CONTAMINATED_DOCUMENTS, CONTAMINATION_HITS, DECONTAMINAT
 from curation.decontamination import (
     CUT,
     DROPPED,
+    DecontaminationConfig,
     contaminated_documents,
     find_hits,
     kept_share,
@@ -33,8 +34,8 @@ WAVE_BYTES = 16 * 2**30  # of text in one commit: what a killed run loses at mos
 
 def decontaminate(run: Run) -> Outcome | None:
     """Look for the test sets' runs of words in every chunk that they weren't looked for in yet, and judge documents."""
-    config, tables = run.config, run.tables
-    sources, settings = named_sources(run), parse_decontamination(config.decontamination)
+    tables = run.tables
+    sources, settings = named_sources(run), _settings(run)
     if not sources:
         return None
     prints = [(each.name, benchmarks.fingerprint(run.spark, each)) for each in sources]
@@ -71,7 +72,9 @@ def decontaminate(run: Run) -> Outcome | None:
         tables.replace(CONTAMINATED_DOCUMENTS, verdicts, where={"decontamination_id": key}, keys_are_unique=True)
         work.rows_in = work.rows_out
         with work.clock.counting("compute"):
-            work.values = {"tests_id": tests_id, "corpus": now, "tests": len(tests.ids), **_totals(run, key, tests_id)}
+            totals = _totals(run, key, tests_id)
+        how = {"named": list(_named(run)), "settings": vars(settings)}
+        work.values = {"tests_id": tests_id, "corpus": now, "tests": len(tests.ids), **totals, **how}
     outcome = run.needs("decontaminate")
     run.terminal.line(f"  {_in_words(outcome.values)}")
     return outcome
@@ -79,11 +82,22 @@ def decontaminate(run: Run) -> Outcome | None:
 
 def named_sources(run: Run) -> list[benchmarks.BenchmarkSource]:
     """The files of the test sets that --tests names, else of those that were searched for last; none for `none`."""
-    before = run.now("decontaminate")
-    named = run.config.tests or (tuple(run.settings_of(before)["tests"]) if before else ())
+    named = _named(run)
     if not named or named == NONE:
         return []
     return run.once("test sets", lambda: benchmarks.parse_sources(named, option="--tests"))
+
+
+def _named(run: Run) -> tuple[str, ...]:
+    before = run.now("decontaminate")
+    return run.config.tests or (tuple(before["named"]) if before else ())
+
+
+def _settings(run: Run) -> DecontaminationConfig:
+    before = run.now("decontaminate")
+    if run.config.tests or run.config.decontamination or not before:
+        return parse_decontamination(run.config.decontamination)
+    return DecontaminationConfig(**before["settings"])
 
 
 def _waves(chunks: dict[str, tuple[int, int]]) -> Iterator[list[str]]:
@@ -122,7 +136,7 @@ def applied(run: Run, corpus_key: str) -> Outcome | None:
         if named:
             raise InputError("--tests: the corpus wasn't searched for them yet: run `betr decontaminate --tests ...`")
         return None
-    if named and list(named) != run.settings_of(latest)["tests"]:
+    if named and list(named) != latest["named"]:
         raise InputError(
             "--tests names other test sets than the corpus was searched for last: run `betr decontaminate --tests ...`"
         )

@@ -151,6 +151,7 @@ class SelectionFigures:
     coverage: tuple[BenchmarkCoverage, ...]
     gaps: tuple[ShownGap, ...]
     documents: tuple[ShownDocument, ...]
+    contamination: dict[str, Any] | None  # of the search for held-out tests, where the selection goes by one
     classifier: dict[str, Any]
     calibration: tuple[CalibrationBin, ...]
     drift: tuple[dict[str, Any], ...]
@@ -199,6 +200,7 @@ def gather(run: Run, *, by: Sequence[str] = ()) -> SelectionFigures:
         coverage=tuple(_as_coverage(each) for each in covered["examples"].values()),
         gaps=_gaps(run, made_from, coverage_rows),
         documents=_documents(run, made_from, judged),
+        contamination=_contamination(run, config.decontamination_id),
         classifier={"classifier_id": made_from.trained.key, **made_from.trained.values},
         calibration=calibration(_held_out(run, made_from, scores)),
         drift=tuple(drift_of(run, selected)),
@@ -294,6 +296,11 @@ def _gaps(run: Run, made_from: stages.Origins, covered: DataFrame) -> tuple[Show
                  excerpt(texts[row["example_id"]], TEXT_SHOWN), nearest.get(row["nearest_doc_id"]))
         for row in least
     )  # fmt: skip
+
+
+def _contamination(run: Run, decontamination_id: str | None) -> dict[str, Any] | None:
+    found = run.result("decontaminate", decontamination_id) if decontamination_id is not None else None
+    return found.values if found is not None else None
 
 
 # -- documents ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from betr import contamination, corpus, pipeline, show
 from betr.config import RunConfig
 from betr.run import Run
-from betr.tables import CORPUS_SCORES, DECONTAMINATED_CHUNKS, DOCUMENTS, SELECTIONS
+from betr.tables import CORPUS_SCORES, DECONTAMINATED_CHUNKS, DOCUMENTS, SELECTION_RUNS, SELECTIONS
 from curation.decontamination import (
     CONTAMINATED_DOCUMENTS,
     CONTAMINATION_HITS,
@@ -33,7 +33,7 @@ from curation.session import share
 from curation.tables import Tables
 from tests.helpers import demo_documents, settings, write_lines
 
-CONFIG = DecontaminationConfig(shortest=3, longest=4, margin=5, most_cuts=3, commonest=6, shortest_piece=4)
+CONFIG = DecontaminationConfig(shortest=3, longest=4, margin=5, most_cuts=3, commonest=25, shortest_piece=4)
 TESTS = {"t1": ("one two three four five", "arc"), "t2": ("six seven eight", "boolq"), "t3": ("a common run", "arc")}
 
 
@@ -130,6 +130,11 @@ def test_settings_that_say_nothing_are_refused(given: list[str], message: str) -
 DECONTAMINATION = ("margin=40", "shortest_piece=50", "most_cuts=2")
 
 
+def quotable() -> list[dict[str, Any]]:
+    """Documents that are long enough for a test to quote them."""
+    return [row for row in demo_documents(0, 30) if len(row["text"].split()) >= 30]
+
+
 def test_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a test set that quote documents: the words 10 to 30 of some, as a question, in a nested field of others."""
     quoted = [" ".join(row["text"].split()[10:30]) for row in rows]
@@ -141,10 +146,10 @@ test_rows.__test__ = False  # type: ignore[attr-defined]
 
 @pytest.fixture(scope="module")
 def searched(finished: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Any:
-    """The finished run's tables, searched for tests that quote thirty of its documents, and cut anew."""
+    """The finished run's tables, searched for tests that quote some of its documents, and cut anew."""
     folder = tmp_path_factory.mktemp("searched")
     shutil.copytree(finished[0] / "tables", folder / "tables")
-    tests = write_lines(folder / "held_out_test.jsonl", test_rows(demo_documents(0, 30)))
+    tests = write_lines(folder / "held_out_test.jsonl", test_rows(quotable()))
     config = settings(
         finished[0], tables=str(folder / "tables"), tests=(str(tests),), decontamination=DECONTAMINATION, name="clean")
     return config, pipeline.run(config, spark=spark)
@@ -155,18 +160,21 @@ def test_a_selection_holds_what_the_tests_leave(searched: tuple[RunConfig, dict[
     config, report = searched
     tables = Tables(spark, config.tables)
     judged = {row["doc_id"]: row for row in tables.read(CONTAMINATED_DOCUMENTS).collect()}
-    assert {row["id"] for row in demo_documents(0, 30)} <= set(judged)
+    assert {row["id"] for row in quotable()} <= set(judged)
     scores = {row["doc_id"]: row for row in tables.read(CORPUS_SCORES).collect()}
+    share = {doc: row["kept_characters"] / row["characters"] for doc, row in judged.items()}
     left = {
-        doc: round(row["tokens"] * (judged[doc]["kept_characters"] / judged[doc]["characters"] if doc in judged else 1))
+        doc: int(row["tokens"] * share.get(doc, 1.0) + 0.5)
         for doc, row in scores.items() if doc not in judged or judged[doc]["verdict"] == "cut"
     }  # fmt: skip
     cut = report["selection"]
     assert (cut["documents"], cut["tokens"]) == (len(left), sum(left.values()))
+    made = tables.read(SELECTION_RUNS).where(f"selection_id = '{cut['selection_id']}'").first()
+    assert made is not None
     in_order = sorted(left, key=lambda doc: (-scores[doc]["score"], doc))
     kept, tokens = set(), 0
     for doc in in_order:
-        if tokens + left[doc] > cut["budget_tokens"]:
+        if tokens + left[doc] > made["budget_tokens"]:
             break
         kept.add(doc)
         tokens += left[doc]
@@ -181,7 +189,7 @@ def test_searched_once_it_holds_on_until_documents_come(
 ) -> None:
     config, report = searched
     hits = Tables(spark, config.tables).version(CONTAMINATION_HITS)
-    again = pipeline.run(dataclasses.replace(config, tests=()), spark=spark)
+    again = pipeline.run(dataclasses.replace(config, tests=(), decontamination=()), spark=spark)
     assert again["selection"]["selection_id"] == report["selection"]["selection_id"]
     assert {each["stage"]: each["state"] for each in again["stages"]}["decontaminate"] == "unchanged"
     assert Tables(spark, config.tables).version(CONTAMINATION_HITS) == hits
@@ -208,7 +216,7 @@ def test_a_search_that_was_killed_goes_on_with_the_chunks_that_are_missing(
 
     def dies(*given: Any, **how: Any) -> Any:
         seen.append(1)
-        if len(seen) == 3:
+        if len(seen) == 2:
             raise KeyboardInterrupt
         return find(*given, **how)
 
@@ -220,7 +228,7 @@ def test_a_search_that_was_killed_goes_on_with_the_chunks_that_are_missing(
     report = pipeline.run_stage("decontaminate", other, spark=spark)
     assert [each["state"] for each in report["stages"]] == ["resumed"]
     chunks = Tables(spark, other.tables).read(DOCUMENTS).select("chunk").distinct().count()
-    assert len(seen) == 1 + chunks and chunks > 3  # two before it died, the third twice
+    assert len(seen) == 1 + chunks and chunks >= 3  # one before it died, the second twice
     tables = Tables(spark, other.tables)
     read = tables.read(DECONTAMINATED_CHUNKS).groupBy("tests_id").agg(F.count("*"), F.sum("documents")).collect()
     assert sorted(tuple(row)[1:] for row in read) == [(chunks, 600)] * 2
@@ -237,7 +245,8 @@ def test_why_a_document_is_cut_is_told(searched: tuple[RunConfig, dict[str, Any]
         by_name = {each["name"]: each["shared"] for each in told["selections"]}
         assert by_name["clean"].startswith(said) and "held_out_test" in by_name["clean"] and by_name["default"] == ""
     (found,) = show.show(config, "contamination", spark=spark, terminal=Terminal())
-    assert (found["test_set"], found["tests"]) == ("held_out_test", 30) and found["documents"] >= 30
+    # Of tests that share an n-gram the first is named.
+    assert found["test_set"] == "held_out_test" and 20 < found["tests"] <= len(quotable()) <= found["documents"]
 
 
 def test_a_test_row_that_cannot_be_read_stops_the_search(
