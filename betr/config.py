@@ -167,6 +167,12 @@ class RunConfig:
     on_drift: str = option(
         "warn", "what a measure beyond its limit does: warn, fail (exit code 3, once all is written) or ignore",
         stages="watch")
+    retention_days: int | None = option(
+        None,
+        "days that the tables keep what they replaced, and their log, so that earlier versions can be read; default: as "
+        "they are (Delta's own: 7 and 30)",
+        stages="retention",
+    )
     page: str | None = option(
         None,
         "HTML file for the page that a run ends with; default: in `pages` under a local tables root; none: no page",
@@ -207,6 +213,8 @@ class RunConfig:
         for field in self.by:
             if not field.removeprefix("metadata.") or not field.startswith("metadata."):
                 raise InputError(f"--by names metadata as metadata.KEY; got {field!r}")
+        if self.retention_days is not None and self.retention_days < 1:
+            raise InputError(f"--retention-days must be at least 1; got {self.retention_days!r}")
         if self.k is not None and self.k < 1:
             raise InputError(f"--k must be at least 1; got {self.k!r}")
         _ = self.sample_request, self.training(1), self.encoding, self.selection

@@ -12,6 +12,7 @@ from betr import diff, pages, stages
 from betr.config import RunConfig
 from betr.run import Run
 from betr.show import gaps, report, summarise
+from betr.tables import ALL
 from curation.errors import DriftError, input_errors
 from curation.progress import Terminal
 from curation.session import get_session
@@ -56,6 +57,7 @@ def run(config: RunConfig, *, spark: SparkSession | None = None, terminal: Termi
     """
     with opened(config, spark, terminal) as this:
         betr(this)
+        retain(this)
         page = pages.draw(this)
         summarise(this)
         return checked(this, report(this) | {"page": page})
@@ -68,6 +70,13 @@ def run_stage(
     with opened(config, spark, terminal) as this:
         STAGES[stage](this)
         return checked(this, report(this)) if stage == "watch" else report(this)
+
+
+def retain(run: Run) -> None:
+    """Set how long the tables keep what they replace, where --retention-days says so."""
+    days = run.config.retention_days
+    if days is not None and (changed := run.tables.retain(ALL, days=days)):
+        run.terminal.line(f"retention: {len(changed)} tables now keep {days} days")
 
 
 def checked(run: Run, found: dict[str, Any]) -> dict[str, Any]:

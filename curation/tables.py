@@ -31,6 +31,7 @@ HARMLESS_FEATURES = {
     *("domainMetadata", "generatedColumns", "identityColumns", "inCommitTimestamp", "invariants", "rowTracking"),
     *("v2Checkpoint", "vacuumProtocolCheck"),
 }
+RETENTION = ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration")
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 
@@ -234,6 +235,27 @@ class Tables:
             else:
                 condition = " AND ".join(f"{column} = {_literal(value)}" for column, value in where.items())
             self._write(spec, rows, "overwrite", {"replaceWhere": condition})
+
+    def retain(self, specs: Iterable[TableSpec], *, days: int) -> list[str]:
+        """Keep what the tables replace, and their log, for so many days; the names of those that kept it otherwise.
+
+        Until then VACUUM leaves the files of earlier versions, and `read` with a version finds them.
+        """
+        wanted = dict.fromkeys(RETENTION, f"interval {days} days")
+        changed = []
+        for spec in specs:
+            if not self.exists(spec):
+                continue
+            row = self.spark.sql(f"DESCRIBE DETAIL {self.location(spec)}").select("properties").first()
+            assert row is not None
+            if wanted.items() <= dict(row["properties"] or {}).items():
+                continue
+            settings = ", ".join(f"'{name}' = '{value}'" for name, value in wanted.items())
+            with self._commit_metadata(spec):
+                self.spark.sql(f"ALTER TABLE {self.location(spec)} SET TBLPROPERTIES ({settings})")
+            self._forget(spec)
+            changed.append(spec.name)
+        return changed
 
     def drop(self, spec: TableSpec) -> None:
         """Remove a table that only served a stage while it ran."""
