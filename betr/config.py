@@ -169,8 +169,8 @@ class RunConfig:
         stages="watch")
     retention_days: int | None = option(
         None,
-        "days that the tables keep what they replaced, and their log, so that earlier versions can be read; default: as "
-        "they are (Delta's own: 7 and 30)",
+        "days that the tables keep what they replaced, and their log, so that earlier versions can be read; default: "
+        "as they are (Delta's own: 7 and 30)",
         stages="retention",
     )
     page: str | None = option(
