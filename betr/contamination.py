@@ -6,7 +6,6 @@ left of the rest, and an export cuts the text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -29,7 +28,6 @@ from curation.hashing import content_id
 from curation.session import release, share
 
 NONE = ("none",)
-WAVE_BYTES = 16 * 2**30  # of text in one commit: what a killed run loses at most
 
 
 def decontaminate(run: Run) -> Outcome | None:
@@ -53,7 +51,7 @@ def decontaminate(run: Run) -> Outcome | None:
         work.progress.expect(sum(count for count, _ in chunks.values()))
         work.bytes_in = sum(size for _, size in chunks.values())
         shared = share(run.spark, tests)
-        for wave in _waves(chunks):
+        for wave in corpus.waves(chunks):
             count = sum(chunks[chunk][0] for chunk in wave)
             work.progress.batch(count)
             texts = tables.read(DOCUMENTS).where(F.col("chunk").isin(*wave))
@@ -98,19 +96,6 @@ def _settings(run: Run) -> DecontaminationConfig:
     if run.config.tests or run.config.decontamination or not before:
         return parse_decontamination(run.config.decontamination)
     return DecontaminationConfig(**before["settings"])
-
-
-def _waves(chunks: dict[str, tuple[int, int]]) -> Iterator[list[str]]:
-    """Chunks in their order, as many at a time as hold about WAVE_BYTES."""
-    wave, size = [], 0
-    for chunk in sorted(chunks):
-        wave.append(chunk)
-        size += chunks[chunk][1]
-        if size >= WAVE_BYTES:
-            yield wave
-            wave, size = [], 0
-    if wave:
-        yield wave
 
 
 def _totals(run: Run, key: str, tests_id: str) -> dict[str, Any]:

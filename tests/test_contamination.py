@@ -210,7 +210,7 @@ def test_a_search_that_was_killed_goes_on_with_the_chunks_that_are_missing(
     shutil.copytree(config.tables, tmp_path / "tables")
     # Another length of n-grams: nothing of it is there.
     other = dataclasses.replace(config, tables=str(tmp_path / "tables"), decontamination=("shortest=9", "margin=40"))
-    monkeypatch.setattr(contamination, "WAVE_BYTES", 1)
+    monkeypatch.setattr(corpus, "WAVE_BYTES", 1)
     find = contamination.find_hits
     seen: list[int] = []
 
