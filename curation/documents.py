@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import json
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass, fields, replace
-from functools import reduce
+from dataclasses import astuple, dataclass, field, fields, replace
+from functools import partial, reduce
 from typing import BinaryIO
 
 import numpy as np
@@ -128,8 +129,8 @@ class InputFile:
     format: str
     bytes: int
     modified: int
-    fetched: str = ""
-    revision: str = ""
+    fetched: str = field(default="", compare=False)
+    revision: str = field(default="", compare=False)
 
     @property
     def place(self) -> str:
@@ -147,7 +148,7 @@ class InputFile:
     @property
     def text_per_byte(self) -> float:
         """About how much text a stored byte stands for."""
-        pages = self.format == "warc" and ".wet" not in self.path  # mostly mark-up
+        pages = self.format == "warc" and ".wet" not in self.path.lower().rsplit("/", 1)[-1]  # mostly mark-up
         return (3 if self.compressed else 1) / (8 if pages else 1)
 
 
@@ -177,6 +178,9 @@ def list_inputs(spark: SparkSession, paths: Iterable[str]) -> list[InputFile]:
     if not paths:
         raise InputError("no documents are named; give at least one file, folder, glob or Delta table")
     inputs = sorted({found for path in paths for found in _list_path(spark, path)})
+    for one, other in itertools.pairwise(inputs):
+        if one.path == other.path:
+            raise InputError(f"{one.path} is named in two versions of one dataset; import one of them")
     if any(file.format == "warc" for file in inputs):
         warc.check_installed()
     return inputs
@@ -325,7 +329,8 @@ def read_rows(
         if parquet:
             frames.append(_read_parquet(spark, parquet, columns))
         if arrow:
-            frames += [_take_arrow(frame, columns, arrow) for frame in read_arrow(spark, arrow, open_file)]
+            opened = partial(open_file, anywhere=True)
+            frames += [_take_arrow(frame, columns, arrow) for frame in read_arrow(spark, arrow, opened)]
         if texts:
             frames += _read_texts(spark, texts, max_bytes)
         frames = [frame.withColumn("detail", _null("detail")) for frame in frames]
@@ -574,8 +579,8 @@ def read_zst(stream: BinaryIO, label: str) -> Iterator[bytes]:
         raise InputError(f"{label} is cut short: its last .zst frame has no end; fetch or compress it again")
 
 
-def open_file(path: str) -> BinaryIO:
-    """A file's bytes, wherever pyarrow can open it."""
+def open_file(path: str, *, anywhere: bool = False) -> BinaryIO:
+    """A file's bytes, wherever pyarrow can open it. anywhere: they aren't read from first to last."""
     if is_local(path):
         return open(path, "rb")
     from pyarrow import fs
@@ -584,7 +589,7 @@ def open_file(path: str) -> BinaryIO:
         store, inside = fs.FileSystem.from_uri(path)
     except pa.ArrowInvalid as error:
         raise InputError(f"{path}: pyarrow can't open files there ({error}); copy them to where it can") from error
-    return store.open_input_stream(inside)  # type: ignore[no-any-return]
+    return store.open_input_file(inside) if anywhere else store.open_input_stream(inside)  # type: ignore[no-any-return]
 
 
 # -- documents, rejections, duplicates -------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ class _Reader:
 def _headers(head: bytes) -> dict[str, str]:
     """Names in lower case; the first of a name counts, a line that begins with space goes on with the one before."""
     unfolded = re.sub(r"\r?\n[ \t]+", " ", head.decode("utf-8", "replace"))
-    pairs = (line.partition(":") for line in unfolded.splitlines()[1:])
+    pairs = (line.partition(":") for line in unfolded.split("\n")[1:])
     found: dict[str, str] = {}
     for name, colon, value in pairs:
         if colon:

@@ -23,9 +23,10 @@ from pyspark.sql import SparkSession
 from betr import pipeline
 from betr.stages import import_documents
 from betr.tables import DOCUMENTS
+from curation import hub
 from curation.documents import Columns, InputFile, _format, list_inputs, read_rows
 from curation.errors import InputError, SchemaError, input_errors
-from curation.hub import choose, front_matter
+from curation.hub import HubFile, choose, front_matter
 from curation.progress import Terminal
 from curation.slices import cut_slices
 from tests.helpers import settings
@@ -254,10 +255,10 @@ class Hub:
         return str(folder / "snapshots" / revision)
 
 
-def served(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Hub:
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
-    return hub
+def served(monkeypatch: pytest.MonkeyPatch, fake: Hub) -> Hub:
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
+    return fake
 
 
 def pages() -> dict[str, bytes]:
@@ -272,10 +273,10 @@ def pages() -> dict[str, bytes]:
 def test_only_the_files_that_are_read_are_fetched_and_known_by_their_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = served(monkeypatch, Hub(tmp_path / "one", pages()))
+    first_hub = served(monkeypatch, Hub(tmp_path / "one", pages()))
     first = list_inputs(NO_SPARK, ["hf://datasets/house/pages@v1.2:train"])
-    assert hub.asked == [("house/pages", "v1.2")]
-    assert hub.copied == {"README.md", "data/train-0.parquet", "data/train-1.parquet"}
+    assert first_hub.asked == [("house/pages", "v1.2")]
+    assert first_hub.copied == {"README.md", "data/train-0.parquet", "data/train-1.parquet"}
     assert [file.path for file in first] == [f"hf://datasets/house/pages/data/train-{n}.parquet" for n in (0, 1)]
     assert {file.revision for file in first} == {"c" * 40} and {file.dataset for file in first} == {"house/pages"}
 
@@ -285,6 +286,18 @@ def test_only_the_files_that_are_read_are_fetched_and_known_by_their_content(
     second = list_inputs(NO_SPARK, ["hf://datasets/house/pages:train"])
     same = [(a.path, a.bytes, a.modified) == (b.path, b.bytes, b.modified) for a, b in zip(first, second, strict=True)]
     assert same == [True, False]
+
+
+def test_of_two_commits_files_that_differ_are_refused_and_equal_ones_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(name: str, _: object) -> list[HubFile]:
+        path, commit = "hf://datasets/house/pages/a.parquet", name.rpartition("@")[2]
+        return [HubFile(path, "/cache/a.parquet", 5, "same" if commit in ("old", "new") else commit, commit)]
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    (file,) = list_inputs(NO_SPARK, ["hf://datasets/house/pages@old", "hf://datasets/house/pages@new"])
+    assert file.place == "/cache/a.parquet"
+    with pytest.raises(InputError, match=r"pages/a\.parquet is named in two versions of one dataset"):
+        list_inputs(NO_SPARK, ["hf://datasets/house/pages@old", "hf://datasets/house/pages@other"])
 
 
 @pytest.mark.parametrize("name", ["hf://datasets/house", "hf://models/a/b", "hf://datasets/a/b/c:d:e", "hf://"])
