@@ -31,7 +31,7 @@ class RunConfig:
 
     tables: str = option("", "where the tables are: a folder, or catalog.schema", stages="all")
     documents: tuple[str, ...] = option(
-        [], "files, folders, globs or Delta tables with documents", stages="import", many=True
+        [], "files, folders, globs, Delta tables or hf://datasets/OWNER/NAME with documents", stages="import", many=True
     )
     columns: str = option(
         "", "your column names: id=...,text=...,source=...,license=... (other columns go to metadata)", stages="import"

@@ -174,9 +174,23 @@ def import_documents(run: Run) -> Outcome:
         known_now = IMPORTED_FILES.frame(run.spark, files)
         tables.replace(IMPORTED_FILES, known_now, where={"import_id": key}, keys_are_unique=True)
         work.values = {"chunks": chunks, "rejected": reasons, "duplicates": copies, "files": len(fresh)}
+        if revisions := {each.dataset: each.revision for each in fresh if each.revision}:
+            work.values["revisions"] = revisions
+    if "cut_short" in reasons:
+        _warn_of_cuts(run, key)
     if reasons or copies:
         run.terminal.line(f"  put aside: {_reasons({**reasons, **({'duplicate': copies} if copies else {})})}")
     return run.needs("import")
+
+
+def _warn_of_cuts(run: Run, import_id: str, *, most: int = 10) -> None:
+    """Name the files that could be read in part only: what they held after that isn't known, not even how much."""
+    mine = (F.col("import_id") == import_id) & (F.col("reason") == "cut_short")
+    rows = run.tables.read(REJECTED_DOCUMENTS).where(mine).orderBy("file").limit(most + 1).collect()
+    for row in rows[:most]:
+        run.warn(f"{row['file']} is kept up to its record {row['row']}: {row['detail']}; fetch it again")
+    if len(rows) > most:
+        run.warn(f"more files are cut short; all of them are in the table {REJECTED_DOCUMENTS.name}")
 
 
 def _unless_recorded(run: Run, spec: TableSpec, rows: DataFrame, columns: list[str], import_id: str) -> DataFrame:
