@@ -13,7 +13,8 @@ from betr import doctor, pipeline, show, trial
 from betr.config import RunConfig
 from betr.coverage import PLACES
 from betr.trial import EstimateConfig
-from curation.command import base_parser, config_parser, open_session, read_config, run_command
+from curation.command import add_options, base_parser, config_parser, open_session, read_config, run_command
+from curation.export import ExportConfig
 from curation.progress import Terminal
 
 STAGE_COMMANDS = {
@@ -74,8 +75,14 @@ def build_parser() -> ArgumentParser:
     gaps_.add_argument("--out", type=str | None, default=None, help="JSON lines to write: seeds that `bare` takes")
     commands.add_subcommand("gaps", gaps_, help="the task examples that are covered least, as seeds for `bare`")
 
-    diff_ = base_parser(RunConfig)
     selection_help = "a selection: NAME (its latest version), NAME@VERSION, or its id"
+    export_ = base_parser(RunConfig)
+    export_.add_argument("--selection", type=str | None, default=None, help=f"{selection_help}; default: the latest")
+    export_.add_argument("--out", type=str, required=True, help="folder for the shards, which every executor sees")
+    add_options(export_, ExportConfig, "betr")
+    commands.add_subcommand("export", export_, help="write a selection as shards that trainers read")
+
+    diff_ = base_parser(RunConfig)
     diff_.add_argument("a", type=str, help=selection_help)
     diff_.add_argument("b", type=str, help=selection_help)
     diff_.add_argument("--by", type=str, nargs="+", default=[], help="metadata to tell apart by: metadata.domain")
@@ -99,6 +106,10 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
         planned, began = read_config(EstimateConfig, arguments), time.monotonic()
         spark = open_session(arguments)
         return trial.estimate(planned, spark=spark, terminal=terminal, start=time.monotonic() - began)
+    if command == "export":  # its --epochs aren't those of the classifier
+        where, how = RunConfig(tables=arguments.tables), read_config(ExportConfig, arguments)
+        wanted = {"selection": arguments.selection, "spark": open_session(arguments), "terminal": terminal}
+        return pipeline.export_selection(where, how, arguments.out, **wanted)
     config = read_config(RunConfig, arguments)
     spark = open_session(arguments)
     if command == "run":

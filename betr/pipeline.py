@@ -8,12 +8,13 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from betr import diff, pages, stages
+from betr import diff, export, pages, stages
 from betr.config import RunConfig
 from betr.run import Run
 from betr.show import gaps, report, summarise
 from betr.tables import ALL
 from curation.errors import DriftError, input_errors
+from curation.export import ExportConfig
 from curation.progress import Terminal
 from curation.session import get_session
 from curation.tables import Tables, hold
@@ -112,6 +113,15 @@ def compare_selections(
     """What came in and went out between two selections (`betr diff`), by source and by `config.by`."""
     with input_errors():
         return diff.show(Run(config, spark or get_session(), terminal or Terminal()), a, b, by=config.by)
+
+
+def export_selection(
+    config: RunConfig, how: ExportConfig, out: str, *, selection: str | None = None,
+    spark: SparkSession | None = None, terminal: Terminal | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a selection, by default the latest, as shards into a folder (`betr export`); returns their totals."""
+    with input_errors():
+        return export.write(Run(config, spark or get_session(), terminal or Terminal()), how, out, selection=selection)
 
 
 @contextmanager

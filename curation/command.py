@@ -63,6 +63,12 @@ def base_parser(config: type) -> ArgumentParser:
 def config_parser(config: type, stage: str | None) -> ArgumentParser:
     """`base_parser` with a flag for each option of the stage (None: of all)."""
     parser = base_parser(config)
+    add_options(parser, config, stage)
+    return parser
+
+
+def add_options(parser: ArgumentParser, config: type, stage: str | None) -> None:
+    """A flag for each option of the stage."""
     types = get_type_hints(config)
     for each in options(config, stage):
         if each.name == "tables":
@@ -77,7 +83,6 @@ def config_parser(config: type, stage: str | None) -> ArgumentParser:
             # YAML knows numbers: `sample: 0.2` is as good as `sample: "0.2"`.
             kind = str | int | float if types[each.name] is str else types[each.name]
             parser.add_argument(flag, type=kind, default=default, help=help_)
-    return parser
 
 
 def read_config(config: type[Config], arguments: Namespace) -> Config:

@@ -162,6 +162,11 @@ class Tables:
         types = {f.name: f.dataType for f in spec.struct(self.spark)}
         return frame.withColumns({name: F.lit(None).cast(types[name]) for name in lacking})
 
+    @property
+    def versions_read(self) -> dict[str, int]:
+        """Table -> the version that was read last, of all tables read so far."""
+        return dict(sorted(self._read.items()))
+
     def history(self, spec: TableSpec) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp, operation, and our metadata as a dict."""
         rows = self.spark.sql(f"DESCRIBE HISTORY {self.location(spec)}").select(
@@ -405,7 +410,7 @@ class Tables:
             )
 
     def _lineage(self, spec: TableSpec) -> str:
-        versions = {name: version for name, version in sorted(self._read.items()) if name != spec.name}
+        versions = {name: version for name, version in self.versions_read.items() if name != spec.name}
         return json.dumps({"run_id": self.run_id, "config_hash": self.config_hash, "read_versions": versions})
 
     @contextlib.contextmanager
