@@ -82,6 +82,12 @@ def build_parser() -> ArgumentParser:
     add_options(export_, ExportConfig, "betr")
     commands.add_subcommand("export", export_, help="write a selection as shards that trainers read")
 
+    release_ = base_parser(RunConfig)
+    release_.add_argument("selection", type=str | None, nargs="?", default=None, help=f"{selection_help}; the latest")
+    name_help = "the release's name; default: the selection's with its version"
+    release_.add_argument("--name", type=str | None, default=None, help=name_help)
+    commands.add_subcommand("release", release_, help="keep a selection with its text as a table of its own")
+
     diff_ = base_parser(RunConfig)
     diff_.add_argument("a", type=str, help=selection_help)
     diff_.add_argument("b", type=str, help=selection_help)
@@ -106,6 +112,12 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
         planned, began = read_config(EstimateConfig, arguments), time.monotonic()
         spark = open_session(arguments)
         return trial.estimate(planned, spark=spark, terminal=terminal, start=time.monotonic() - began)
+    if command == "release":
+        named = RunConfig(tables=arguments.tables)  # its --name isn't the selection's
+        spark = open_session(arguments)
+        return pipeline.release_selection(
+            named, arguments.selection, name=arguments.name, spark=spark, terminal=terminal
+        )
     if command == "export":  # its --epochs aren't those of the classifier
         where, how = RunConfig(tables=arguments.tables), read_config(ExportConfig, arguments)
         wanted = {"selection": arguments.selection, "spark": open_session(arguments), "terminal": terminal}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from betr import benchmarks, corpus
@@ -143,3 +143,33 @@ def leave_out(run: Run, scores: DataFrame, decontamination_id: str) -> DataFrame
     kept = judged.where(F.col("verdict").isNull() | (F.col("verdict") != DROPPED))
     return kept.withColumn("tokens", tokens.cast("bigint")).drop("verdict", "left")
 
+
+
+def in_pieces(run: Run, rows: DataFrame, decontamination_id: str) -> DataFrame:
+    """Rows of documents (id, text, tokens that are left, bytes) as what is left of them: a cut one is a row a piece.
+
+    A piece's id is the document's with `#` and its number behind; its tokens are its share by characters, in all as
+    many as the document has left; its bytes too, but of the whole document, so that no text is read for them.
+    """
+    verdicts = run.tables.read(CONTAMINATED_DOCUMENTS).where(F.col("decontamination_id") == decontamination_id)
+    cut = verdicts.where(F.col("verdict") == CUT)
+    cut = cut.select(F.col("doc_id").alias("id"), "pieces", "characters", "kept_characters")
+    parts = F.transform("pieces", lambda piece, number: F.struct(
+        number.alias("number"), piece["start"].alias("start"), (piece["end"] - piece["start"]).alias("length"),
+        F.aggregate(F.slice("pieces", 1, number + 1), F.lit(0), lambda sum_, p: sum_ + p["end"] - p["start"])
+        .alias("until"),
+    ))  # fmt: skip
+    split = rows.join(cut, "id", "left").withColumn("part_", F.explode_outer(parts))
+    part, whole = F.col("part_"), F.col("part_").isNull()
+
+    def tokens_until(characters: Column) -> Column:
+        return F.floor(F.col("tokens") * characters / F.col("kept_characters") + 0.5)
+
+    mine = tokens_until(part["until"]) - tokens_until(part["until"] - part["length"])
+    here = F.greatest(F.lit(1), F.floor(F.col("bytes") * part["length"] / F.col("characters")))
+    return split.withColumns({
+        "id": F.when(whole, F.col("id")).otherwise(F.concat("id", F.lit("#"), part["number"].cast("string"))),
+        "text": F.when(whole, F.col("text")).otherwise(F.substring("text", part["start"] + 1, part["length"])),
+        "tokens": F.when(whole, F.col("tokens")).otherwise(mine).cast("bigint"),
+        "bytes": F.when(whole, F.col("bytes")).otherwise(here).cast("bigint"),
+    }).drop("part_", "pieces", "characters", "kept_characters")  # fmt: skip

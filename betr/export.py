@@ -9,9 +9,11 @@ from typing import Any
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
+from betr import contamination
 from betr.run import Run
 from betr.selection import config_of, find_selection, score_of
-from betr.tables import CORPUS_SCORES, DOCUMENTS, SELECTION_RUNS, SELECTIONS
+from betr.stages import scores_to_cut
+from betr.tables import DOCUMENTS, SELECTION_RUNS, SELECTIONS
 from curation.export import ExportConfig, export, plain_card
 
 VALUES = 20
@@ -21,16 +23,18 @@ def records(run: Run, selected: Row) -> DataFrame:
     """The documents of a selection, a row of SELECTION_RUNS, as a trainer gets them.
 
     id, text, source, license, tokens, score (the one that was cut), weight, metadata, and `bytes`, which only counts.
-    A document that the tables have lost has no text here, and the export refuses it.
+    A document that the tables have lost has no text here, and the export refuses it. One that is cut for held-out tests
+    is a record a piece.
     """
-    tables = run.tables
+    tables, config = run.tables, config_of(selected["parameters"])
     kept = tables.read(SELECTIONS).where(F.col("selection_id") == selected["selection_id"]).select("doc_id", "weight")
-    score = score_of(config_of(selected["parameters"])).alias("score")
-    scores = tables.read(CORPUS_SCORES).where(F.col("classifier_id") == selected["classifier_id"])
+    score = score_of(config).alias("score")
+    scores = scores_to_cut(run, selected["classifier_id"], config)
     documents = tables.read(DOCUMENTS).select("doc_id", "text", "source", "license", "metadata", "bytes")
     joined = kept.join(scores.select("doc_id", score, "tokens"), "doc_id", "left").join(documents, "doc_id", "left")
     carried = ("source", "license", "tokens", "score", "weight", "metadata", "bytes")
-    return joined.select(F.col("doc_id").alias("id"), "text", *carried)
+    rows = joined.select(F.col("doc_id").alias("id"), "text", *carried)
+    return rows if config.decontamination_id is None else contamination.in_pieces(run, rows, config.decontamination_id)
 
 
 def write(run: Run, config: ExportConfig, out: str, *, selection: str | None = None) -> dict[str, Any]:

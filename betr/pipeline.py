@@ -8,7 +8,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from betr import diff, export, pages, stages
+from betr import diff, export, pages, release, stages
 from betr.config import RunConfig
 from betr.run import Run
 from betr.show import gaps, report, summarise
@@ -122,6 +122,15 @@ def export_selection(
     """Write a selection, by default the latest, as shards into a folder (`betr export`); returns their totals."""
     with input_errors():
         return export.write(Run(config, spark or get_session(), terminal or Terminal()), how, out, selection=selection)
+
+
+def release_selection(
+    config: RunConfig, selection: str | None, *, name: str | None = None, spark: SparkSession | None = None,
+    terminal: Terminal | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a selection, by default the latest, as a table of its own (`betr release`)."""
+    with opened(config, spark, terminal) as this:
+        return release.release(this, selection, name=name)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from betr import contamination, corpus, pipeline, show
 from betr.config import RunConfig
+from betr.export import records
 from betr.run import Run
 from betr.tables import CORPUS_SCORES, DECONTAMINATED_CHUNKS, DOCUMENTS, SELECTION_RUNS, SELECTIONS
 from curation.decontamination import (
@@ -31,7 +32,7 @@ from curation.errors import InputError
 from curation.progress import Terminal
 from curation.session import share
 from curation.tables import Tables
-from tests.helpers import demo_documents, settings, write_lines
+from tests.helpers import commits, demo_documents, settings, write_lines
 
 CONFIG = DecontaminationConfig(shortest=3, longest=4, margin=5, most_cuts=3, commonest=25, shortest_piece=4)
 TESTS = {"t1": ("one two three four five", "arc"), "t2": ("six seven eight", "boolq"), "t3": ("a common run", "arc")}
@@ -184,6 +185,32 @@ def test_a_selection_holds_what_the_tests_leave(searched: tuple[RunConfig, dict[
 
 
 @pytest.mark.slow
+def test_an_export_holds_the_pieces_and_the_tokens_that_the_selection_counts(
+    searched: tuple[RunConfig, dict[str, Any]], spark: SparkSession
+) -> None:
+    config, report = searched
+    run = Run(config, spark, Terminal())
+    judged = {row["doc_id"]: row for row in run.tables.read(CONTAMINATED_DOCUMENTS).collect()}
+    texts = dict(run.tables.read(DOCUMENTS).select("doc_id", "text").collect())
+    selected = run.tables.read(SELECTION_RUNS).where("name = 'clean'").first()
+    assert selected is not None
+    wanted = {}
+    for row in run.tables.read(SELECTIONS).where(f"selection_id = '{selected['selection_id']}'").collect():
+        doc, text = row["doc_id"], texts[row["doc_id"]]
+        if doc not in judged:
+            wanted[doc] = text
+        else:
+            pieces = [text[piece["start"] : piece["end"]] for piece in judged[doc]["pieces"]]
+            wanted |= {f"{doc}#{number}": piece for number, piece in enumerate(pieces)}
+    rows = records(run, selected).collect()
+    assert {row["id"]: row["text"] for row in rows} == wanted and len(rows) == len(wanted)
+    assert any(id_.endswith("#1") for id_ in wanted)
+    assert sum(row["tokens"] for row in rows) == report["selection"]["kept_tokens"]
+    whole = {row["id"]: row["bytes"] for row in rows if "#" not in row["id"]}
+    assert whole == {id_: len(wanted[id_].encode()) for id_ in whole}
+
+
+@pytest.mark.slow
 def test_searched_once_it_holds_on_until_documents_come(
     searched: tuple[RunConfig, dict[str, Any]], spark: SparkSession
 ) -> None:
@@ -258,3 +285,21 @@ def test_a_test_row_that_cannot_be_read_stops_the_search(
     config = settings(finished[0], tables=str(tmp_path / "tables"), tests=(str(broken),))
     with pytest.raises(InputError, match=r"test set .*arc\.jsonl, row 2: .*; correct it"):
         pipeline.run_stage("decontaminate", config, spark=spark)
+
+
+@pytest.mark.slow
+def test_a_release_is_a_table_that_nothing_writes_again(
+    searched: tuple[RunConfig, dict[str, Any]], spark: SparkSession
+) -> None:
+    config, report = searched
+    done = pipeline.release_selection(config, "clean", name="monday", spark=spark)
+    table = Path(config.tables) / "release_monday"
+    rows = spark.read.format("delta").load(str(table))
+    assert rows.agg(F.sum("tokens")).first() == (report["selection"]["kept_tokens"],)
+    assert done["records"] == rows.count() and {row["selection_id"] for row in rows.collect()} == {done["selection_id"]}
+    again = pipeline.release_selection(config, "clean", name="monday", spark=spark)
+    assert again == {**done, "state": "unchanged"} and commits(table) == 1
+    with pytest.raises(InputError, match=r"release monday holds the selection .* and is never written again"):
+        pipeline.release_selection(config, "default", name="monday", spark=spark)
+    with pytest.raises(InputError, match="small letters, digits and _; got 'On Monday'"):
+        pipeline.release_selection(config, "clean", name="On Monday", spark=spark)
