@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from bare import comparison, pipeline, publish
 from bare.config import BareConfig
 from bare.show import VIEWS
-from curation.command import config_parser, open_session, read_config, run_command
+from curation.command import completion_parser, config_parser, open_session, read_config, run_command
 from curation.progress import Terminal
 
 COMMANDS = {
@@ -52,6 +52,8 @@ def build_parser() -> ArgumentParser:
     export.add_argument("--out", type=str, required=True, help="JSON lines file (.jsonl, .jsonl.gz) to write")
     commands.add_subcommand("export", export, help="write the accepted rows with where each comes from")
     _add_review(commands)
+    completion_help = "print a script that completes commands and options in bash or zsh"
+    commands.add_subcommand("completion", completion_parser(), help=completion_help)
     return parser
 
 
