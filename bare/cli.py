@@ -11,7 +11,14 @@ from jsonargparse import ArgumentParser, Namespace
 from bare import comparison, pipeline, publish
 from bare.config import BareConfig
 from bare.show import VIEWS
-from curation.command import add_options, config_parser, open_session, read_config, run_command
+from curation.command import (
+    add_options,
+    completion_parser,
+    config_parser,
+    open_session,
+    read_config,
+    run_command,
+)
 from curation.errors import InputError
 from curation.export import ExportConfig
 from curation.progress import Terminal
@@ -59,6 +66,8 @@ def build_parser() -> ArgumentParser:
     add_options(export, ExportConfig, "bare")
     commands.add_subcommand("export", export, help="write the accepted rows with where each comes from")
     _add_review(commands)
+    completion_help = "print a script that completes commands and options in bash or zsh"
+    commands.add_subcommand("completion", completion_parser(), help=completion_help)
     return parser
 
 

@@ -13,7 +13,15 @@ from betr import doctor, pipeline, show, trial
 from betr.config import RunConfig
 from betr.coverage import PLACES
 from betr.trial import EstimateConfig
-from curation.command import add_options, base_parser, config_parser, open_session, read_config, run_command
+from curation.command import (
+    add_options,
+    base_parser,
+    completion_parser,
+    config_parser,
+    open_session,
+    read_config,
+    run_command,
+)
 from curation.export import ExportConfig
 from curation.progress import Terminal
 
@@ -102,6 +110,8 @@ def build_parser() -> ArgumentParser:
 
     doctor_ = base_parser(RunConfig)
     commands.add_subcommand("doctor", doctor_, help="check this machine, its Spark session, executors and kernel")
+    completion_help = "print a script that completes commands and options in bash or zsh"
+    commands.add_subcommand("completion", completion_parser(), help=completion_help)
     return parser
 
 

@@ -244,7 +244,7 @@ def _not_there(doc_id: str, rejected: DataFrame | None, duplicates: DataFrame | 
         if bad is not None:
             return (
                 f"there is no document {doc_id!r}; {bad['file']} row {bad['row']} was rejected: {bad['reason']} "
-                f"({bad['detail']})"
+                f"({bad['detail']}); correct it and import its file again"
             )
     return f"there is no document {doc_id!r} in the table documents; ids are in its column doc_id"
 

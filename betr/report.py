@@ -154,7 +154,7 @@ def _scores(found: SelectionFigures) -> list[Html]:
                 {"whole corpus": everything, "kept": kept},
                 x_label="score as log-odds: 0 is a score of 0.5",
                 note="each as a share of its own tokens" + _cut_in_words(found),
-                reference=_cut_line(found),
+                reference=cut_line(found),
             )
         )
     others = [(percent(each.keep, 0), each.score, each.documents, each.tokens) for each in found.other_cuts]
@@ -176,11 +176,11 @@ def _scores(found: SelectionFigures) -> list[Html]:
 def _cut_in_words(found: SelectionFigures) -> str:
     if found.config.mode == "soft":
         return "; a soft cut keeps low scores too, more seldom"
-    line = _cut_line(found)
+    line = cut_line(found)
     return "" if line is None else f"; the cut is at {line.value:.2f}, a score of {found.selection['threshold']:.4f}"
 
 
-def _cut_line(found: SelectionFigures) -> Reference | None:
+def cut_line(found: SelectionFigures) -> Reference | None:
     """The cut as a line of the chart, where it is one score."""
     threshold = found.selection["threshold"]
     alone = found.config.mode == "hard" and not found.config.quotas and 0 < threshold < 1

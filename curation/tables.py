@@ -358,12 +358,15 @@ class Tables:
         writer = rows.write.format("delta").option("userMetadata", self._lineage(spec))
         if spec.added:
             writer = writer.option("mergeSchema", "true")
-        if self.exists(spec):
+        there = self.exists(spec)
+        if there:
             writer = writer.mode(mode).options(**options)
         else:  # the first commit makes the table and holds its first rows: nothing in between to be killed at
             writer = writer.mode("append").partitionBy(*spec.partition_by)
         if self.is_catalog:
-            writer.saveAsTable(self.location(spec))
+            # The commit that makes a table of a catalog knows no writer's options.
+            with contextlib.nullcontext() if there else self._commit_metadata(spec):
+                writer.saveAsTable(self.location(spec))
         else:
             writer.save(self.path(spec))
         self._there.add(spec.name)

@@ -172,6 +172,8 @@ def test_tables_in_a_schema_work_as_those_in_a_folder(spark: SparkSession) -> No
         tables.replace(THINGS, things(spark, ("c", "x", 1.0)), where={"kind": "x"})
         assert content(tables) == [("b", "y", 1.0), ("c", "x", 1.0)]
         assert tables.history(THINGS)[0]["userMetadata"]["run_id"] == "r"
+        tables.append(OTHERS, spark.createDataFrame([("a",)], OTHERS.schema), keys_are_unique=True)  # makes the table
+        assert [commit["userMetadata"]["run_id"] for commit in tables.history(OTHERS)] == ["r"]
         with hold(tables, lease_seconds=60), pytest.raises(TablesBusyError, match="in use by"), hold(tables):
             pass
         with hold(tables, lease_seconds=60):  # given back: the next run may come
