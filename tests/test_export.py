@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -230,6 +231,20 @@ def test_a_second_export_writes_nothing(exported: Callable[[str], Path], spark: 
         said = export(frame(spark, ROWS), ExportConfig(format=format, **SMALL), str(folder), origin=ORIGIN)
         assert said["state"] == "unchanged" and files(folder) == before
         assert {name: said[name] for name in ("shards", "records", "bytes")}.items() <= manifest_of(folder)["totals"].items()
+
+
+def test_what_a_kill_after_the_manifest_left_is_cleared_away(
+    exported: Callable[[str], Path], spark: SparkSession, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(exported("hf"), folder)
+    before = list(files(folder))
+    (folder / PARTS).mkdir()
+    orphan = FORMATS["hf"].name.format(number=0, of=2, hash="0" * 16)
+    for left in (f"{PARTS}/0.part", STARTED, orphan):
+        (folder / left).write_text("{}")
+    said = export(frame(spark, ROWS), ExportConfig(format="hf", **SMALL), str(folder), origin=ORIGIN)
+    assert said["state"] == "unchanged" and list(files(folder)) == before and not (folder / PARTS).exists()
 
 
 def test_an_export_whose_task_dies_in_the_middle_goes_on_and_leaves_no_orphan(
