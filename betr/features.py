@@ -11,19 +11,18 @@ only their n-grams. A newline is white space here and a document is one line: th
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
+from curation.compiled import instruction, jit, load8
 from curation.errors import InputError
 
 EOS = b"</s>"
@@ -66,36 +65,7 @@ class Vocabulary(NamedTuple):
     offsets: I64
 
 
-def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """numba.njit, cached on disk where the package or the user's cache folder can be written, without the GIL."""
-
-    def compiled(function: Callable[..., Any]) -> Any:
-        try:
-            return numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
-        except RuntimeError:  # "no locator available": a read-only installation without a home, as on some clusters
-            return numba.njit(nogil=True, error_model="numpy", **options)(function)
-
-    return compiled
-
-
-def _instruction(function: Callable[..., Any]) -> Any:
-    """numba's intrinsic, for what Python has no word for: the kernels call it without the typing context."""
-    return intrinsic(function)
-
-
-@_instruction
-def _load8(typingctx: Any, array: Any, index: Any) -> Any:
-    """The eight bytes array[index : index + 8] as one little-endian integer; the caller checks the bounds."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(64).as_pointer())
-        return builder.load(pointer, align=1)
-
-    return types.uint64(array, types.intp), codegen
-
-
-@_instruction
+@instruction
 def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of element `index` (of the first axis) ahead of its use."""
 
@@ -114,7 +84,7 @@ def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.intp), codegen
 
 
-@_instruction
+@instruction
 def _high_product(typingctx: Any, a: Any, b: Any) -> Any:
     """The upper 64 bits of the 128-bit product of two uint64."""
 
@@ -162,7 +132,7 @@ def _next_token(data: U8, i: int, end: int) -> Any:
 def _head(data: U8, start: int, length: int) -> Any:
     """The first min(length, 8) bytes, zero-padded: since no token holds a NUL, short words are told apart by it."""
     if start + 8 <= data.size:
-        word = _load8(data, start)
+        word = load8(data, start)
         if length < 8:
             word &= (np.uint64(1) << np.uint64(8 * length)) - np.uint64(1)
         return word
@@ -178,7 +148,7 @@ def _find(vocabulary: Vocabulary, data: U8, start: int, stop: int, value: int) -
     slots, pool, offsets = vocabulary
     length = stop - start
     head = _head(data, start, length)
-    tail = _load8(data, stop - 8) if length > 8 else head
+    tail = load8(data, stop - 8) if length > 8 else head
     mask = np.int64(slots.shape[0] - 1)
     i = np.int64(value) & mask
     while True:
@@ -200,7 +170,7 @@ def _find(vocabulary: Vocabulary, data: U8, start: int, stop: int, value: int) -
 def _insert(vocabulary: Vocabulary, slot: int, data: U8, start: int, stop: int, value: int, word: int) -> None:
     slots = vocabulary.slots
     slots[slot, 0] = _head(data, start, stop - start)
-    slots[slot, 1] = _load8(data, stop - 8) if stop - start > 8 else slots[slot, 0]
+    slots[slot, 1] = load8(data, stop - 8) if stop - start > 8 else slots[slot, 0]
     slots[slot, 2] = (np.uint64(stop - start) << np.uint64(32)) | np.uint64(word + 1)
     slots[slot, 3] = value
 
