@@ -16,7 +16,6 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from bare.agreement import AUTOMATIC
-from bare.overlap import TestIndex
 from bare.tables import VERDICTS
 from bare.tasks import Task
 from bare.verdicts import (
@@ -33,6 +32,7 @@ from bare.verdicts import (
     reject_near_seeds,
 )  # fmt: skip
 from curation.embedding import Encoder, embed
+from curation.overlap import TestIndex
 from curation.session import Shared
 
 ACCEPTED_A_TASK = 20_000  # accepted rows that one task holds, with their embeddings, while a wave is compared

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.errors import InputError
+from curation.hashing import GOLDEN, mix
 
 Words = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
-
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 def hash64(*parts: Any) -> int:
@@ -29,14 +28,6 @@ def row_seed(run_seed: int, item_id: str, stage: str, attempt: int) -> int:
     return hash64("row", run_seed, item_id, stage, attempt) >> 1
 
 
-def mix(values: Words) -> Words:
-    """splitmix64's finaliser: a bijection of 64 bits in which every bit depends on all."""
-    z = values + np.uint64(_GOLDEN)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def draw_distinct(keys: Words, population: int, count: int) -> Indices:
     """For each key `count` distinct numbers below `population` in random order: shape (keys, count).
 
@@ -47,7 +38,7 @@ def draw_distinct(keys: Words, population: int, count: int) -> Indices:
     drawn = np.empty((len(keys), count), np.int64)
     for position in range(count):
         left = population - position
-        number = (mix(keys + np.uint64(position * _GOLDEN % 2**64)) % np.uint64(left)).astype(np.int64)
+        number = (mix(keys + np.uint64(position * GOLDEN % 2**64)) % np.uint64(left)).astype(np.int64)
         # The number counts among those not yet drawn: step over each drawn one, the smallest first.
         for taken in np.sort(drawn[:, :position], axis=1).T:
             number += number >= taken

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bare.draws import Indices, half_samples, hash64, resampled_counts, sample_by_hash
-from bare.overlap import Words, nearest
 from curation.errors import InputError
+from curation.overlap import Words, nearest
 
 Floats = npt.NDArray[np.float64]
 

@@ -29,7 +29,6 @@ from bare.generators.load import GeneratorSettings, Role, describe
 from bare.generators.protocol import Prompt, Sampling
 from bare.generators.spec import ScriptedSpec, parse_generator
 from bare.judge import REAL
-from bare.overlap import TestIndex
 from bare.personas import persona_of
 from bare.run import Making, Run, call_sums
 from bare.tables import DRAFTS, GENERATIONS, REFINED, REJECTED_SEEDS, ROUNDS, ROW_EMBEDDINGS, SEEDS, VERDICTS
@@ -39,6 +38,7 @@ from curation import jsonlines
 from curation.embedding import embedding_profile, resolve_encoder
 from curation.errors import InputError
 from curation.hashing import content_id
+from curation.overlap import TestIndex
 from curation.session import TaskWatch, default_parallelism, is_local_session, release, share
 from curation.tables import is_local
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from bare.agreement import REVIEWED
-from bare.overlap import Best, Floats, GramIndex, Grams, Indices, TestIndex, nearest, normalised, share_of
 from bare.tasks import CHECK_FAILED, FAILED, FIELD_MISSING, NOT_PARSED, REFUSED, TRUNCATED, Parsed, Seeds, Task
 from curation.errors import InputError
+from curation.overlap import Best, Floats, GramIndex, Grams, Indices, TestIndex, nearest, normalised, share_of
 
 LABEL_CHANGED, TEST_OVERLAP = "label_changed", "test_overlap"
 COPY_OF_SEED, COPY_OF_ROW = "copy_of_seed", "copy_of_row"

@@ -14,12 +14,12 @@ from bare.collapse import CollapseConfig
 from bare.generators.openai import OpenAIGenerator
 from bare.generators.protocol import Message, Prompt
 from bare.generators.scripted import ScriptedGenerator
-from bare.overlap import TestIndex
 from bare.tasks import draw_shots, load_task, read_seeds
 from bare.verdicts import SeedIndex, VerdictConfig, check_rows
+from curation.overlap import TestIndex
 
 SPARK_FREE = (
-    "agreement", "collapse", "cost", "draws", "judge", "metrics", "overlap", "personas", "tasks", "verdicts",
+    "agreement", "collapse", "cost", "draws", "judge", "metrics", "personas", "tasks", "verdicts",
     "generators.openai", "generators.protocol", "generators.scripted", "generators.spec",
 )  # fmt: skip
 

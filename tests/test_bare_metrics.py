@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from bare import metrics
 from bare.draws import resampled_counts
 from bare.metrics import Measure
-from bare.overlap import words
 from curation.errors import InputError
+from curation.overlap import words
 
 
 def points(count: int, dimension: int = 5, *, seed: int = 0, spread: float = 1.0) -> np.ndarray:

@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bare.draws import draw_distinct, half_samples, mix, resampled_counts, row_seed, sample_by_hash
+from bare.draws import draw_distinct, half_samples, resampled_counts, row_seed, sample_by_hash
 from bare.personas import persona_of
 from bare.tasks import (
     Parsed,
@@ -30,6 +30,7 @@ from bare.tasks import (
     shipped_tasks,
 )
 from curation.errors import InputError
+from curation.hashing import mix
 
 SUMS = """
 name: sums

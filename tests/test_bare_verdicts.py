@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bare import overlap, verdicts
-from bare.overlap import GramIndex, Grams, TestIndex, nearest, normalised, words
+from bare import verdicts
 from bare.tasks import parse_task, read_seeds
 from bare.verdicts import (
     REASONS,
@@ -24,7 +23,9 @@ from bare.verdicts import (
     is_refusal,
     reject_copies,
 )
+from curation import overlap
 from curation.errors import InputError
+from curation.overlap import GramIndex, Grams, TestIndex, nearest, normalised, words
 
 # -- words and n-grams -------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bare.draws import Words, mix
+from bare.draws import Words
 from bare.generators.protocol import Sampling
+from curation.hashing import mix
 
 NOT_FINITE = -1
 # Uniform numbers are (k + 1/2) / 2**32, so noise is at most 22.88: a token that needs more to win can't, and gets none.

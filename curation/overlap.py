@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bare.draws import mix
 from curation.errors import InputError
+from curation.hashing import mix
 
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
