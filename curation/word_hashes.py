@@ -63,7 +63,8 @@ def hashed_words(texts: pa.Array | pa.ChunkedArray) -> Words:
     hashes, counts = _read(data, offsets, *_folding())
     rest = np.flatnonzero(counts < 0)
     if len(rest):
-        joined = pa.array([" ".join(words(text)) for text in column.take(pa.array(rest)).to_pylist()], pa.large_string())
+        folded = [" ".join(words(text)) for text in column.take(pa.array(rest)).to_pylist()]
+        joined = pa.array(folded, pa.large_string())
         others, counts[rest] = _read_folded(*_buffers(joined))
         found, is_other = np.empty(int(counts.sum()), np.uint64), np.zeros(len(counts), bool)
         is_other[rest] = True
