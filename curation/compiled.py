@@ -37,3 +37,26 @@ def load8(typingctx: Any, array: Any, index: Any) -> Any:
         return builder.load(pointer, align=1)
 
     return types.uint64(array, types.intp), codegen
+
+
+@instruction
+def store8(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write the integer to the eight bytes array[index : index + 8]; the caller checks the bounds."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = make_array(signature.args[0])(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(64).as_pointer())
+        builder.store(args[2], pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.uint64), codegen
+
+
+@instruction
+def trailing_zeros(typingctx: Any, value: Any) -> Any:
+    """How many zeros stand below the lowest bit that is set; 64 where none is."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), codegen
