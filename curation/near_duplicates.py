@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, IntegerType, LongType, StructField, StructType
 
@@ -268,7 +268,8 @@ def _compare_batches(batches: Iterator[pa.RecordBatch], *, ngram: int) -> Iterat
         one, part, other, text = batch.columns
         begins = np.ones(len(batch), bool)
         begins[0] = (one[0].as_py(), part[0].as_py()) != group
-        begins[1:] = pc.or_(pc.not_equal(one[1:], one[:-1]), pc.not_equal(part[1:], part[:-1]))
+        changed = pc.or_(pc.not_equal(one[1:], one[:-1]), pc.not_equal(part[1:], part[:-1]))
+        begins[1:] = changed.to_numpy(zero_copy_only=False)
         group = (one[-1].as_py(), part[-1].as_py())
         is_head = pc.equal(one, other).to_numpy(zero_copy_only=False)
         words, found = hashed_words(text), np.empty(len(batch))
@@ -330,7 +331,8 @@ def clusters(links: DataFrame, *, store: Store, one_task: int = ONE_TASK) -> Dat
     edges = links.select("one", "other")
     if edges.limit(one_task + 1).count() <= one_task:
         return edges.repartition(1).mapInArrow(_connect, "cluster_id string, doc_id string")
-    before, turn = None, 0
+    before: Row | None = None
+    turn = 0
     while True:
         edges = store(EDGES[turn % 2], contract(edges))
         prints = edges.agg(F.count(F.lit(1)), F.sum(F.xxhash64("one", "other").cast("decimal(38,0)"))).first()
@@ -462,7 +464,6 @@ def _sketch(grams: Hashes, turns: Hashes, minima: Minima) -> None:
     """
     places = np.uint64(minima.size)
     minima[:] = _EMPTY
-    empty = minima.size
     for turn in range(turns.size):
         high = np.uint64(turn) << np.uint64(52)
         for k in range(grams.size):
@@ -470,10 +471,10 @@ def _sketch(grams: Hashes, turns: Hashes, minima: Minima) -> None:
             place = np.int64((value >> np.uint64(32)) * places >> np.uint64(32))
             if turn >= minima.size:
                 place = turn - minima.size
-            value = (value & _LOW) | high
-            if value < minima[place]:
-                empty -= minima[place] == _EMPTY
-                minima[place] = value
+            minima[place] = min(minima[place], (value & _LOW) | high)  # no branch: none of them would be foretold
+        empty = 0
+        for place in range(minima.size):
+            empty += minima[place] == _EMPTY
         if empty == 0:
             return
 
