@@ -206,24 +206,40 @@ def test_the_share_of_pairs_that_meet_is_the_s_curve(size: int) -> None:
 # -- similarities ------------------------------------------------------------------------------------------------------
 
 
-def test_similarities_are_exact_for_any_batches_and_groups(texts: dict[str, str], spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    some = dict(itertools.islice(texts.items(), 40)) | {"0": "five words and no more", "00": "Five words, and no more!", "z": "...", "zz": "!"}
-    pairs = list(itertools.combinations(sorted(some), 2))
-    expected = {pair: jaccard(some[pair[0]], some[pair[1]]) for pair in pairs}
-    assert expected["0", "00"] == 1.0 and expected["z", "zz"] == 0.0
-    asked = spark.createDataFrame([*pairs, ("0", "gone"), ("gone", "z")], "one string, other string")
+@pytest.fixture(scope="module")
+def some(texts: dict[str, str]) -> dict[str, str]:
+    odd = {"0": "five words and no more", "00": "Five words, and no more!", "z": "...", "zz": "!"}
+    return dict(itertools.islice(texts.items(), 40)) | odd
 
-    def found() -> dict[Pair, float]:
-        rows = near.similarities(asked, frame(spark, some), config=CONFIG).collect()
-        return {(row["one"], row["other"]): row["similarity"] for row in rows}
 
-    assert found() == expected
+@pytest.fixture(scope="module")
+def exact(some: dict[str, str]) -> dict[Pair, float]:
+    found = {(a, b): jaccard(some[a], some[b]) for a, b in itertools.combinations(sorted(some), 2)}
+    assert found["0", "00"] == 1.0 and found["z", "zz"] == 0.0
+    return found
+
+
+def test_similarities_are_exact_and_of_documents_that_are_there(
+    some: dict[str, str], exact: dict[Pair, float], spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(near, "GROUP", 3)
-    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "7")
-    try:
-        assert found() == expected
-    finally:
-        spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
+    pairs = spark.createDataFrame([*exact, ("0", "gone"), ("gone", "z")], "one string, other string")
+    rows = near.similarities(pairs, frame(spark, some), config=CONFIG).collect()
+    assert {(row["one"], row["other"]): row["similarity"] for row in rows} == exact
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_batches_and_groups_change_no_similarity(size: int, some: dict[str, str], exact: dict[Pair, float]) -> None:
+    rows = []
+    for one, pairs in itertools.groupby(exact, lambda pair: pair[0]):
+        for number, (_, other) in enumerate(pairs):
+            head = [(one, number // 5, one)] if number % 5 == 0 and one != "00" else []  # one whose text is gone
+            rows += [*head, (one, number // 5, other)]
+    one, part, other = zip(*rows, strict=True)
+    table = pa.table({"one": one, "part": pa.array(part, pa.int32()), "doc_id": other, "text": [some[i] for i in other]})
+    found = pa.Table.from_batches(near._compare_batches(iter(table.to_batches(size)), ngram=5)).to_pylist()
+    left = {pair: similarity for pair, similarity in exact.items() if pair[0] != "00"}
+    assert {(row["one"], row["other"]): row["similarity"] for row in found} == left
 
 
 # -- clusters ----------------------------------------------------------------------------------------------------------
