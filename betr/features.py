@@ -11,7 +11,7 @@ only their n-grams. A newline is white space here and a document is one line: th
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,11 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
+from curation.compiled import instruction, jit, load8
 from curation.errors import InputError
-from curation.kernels import bytes_of, jit, text_buffers
 
 EOS = b"</s>"
 MAX_WORD_NGRAMS = 5
@@ -66,24 +65,7 @@ class Vocabulary(NamedTuple):
     offsets: I64
 
 
-def _instruction(function: Callable[..., Any]) -> Any:
-    """numba's intrinsic, for what Python has no word for: the kernels call it without the typing context."""
-    return intrinsic(function)
-
-
-@_instruction
-def _load8(typingctx: Any, array: Any, index: Any) -> Any:
-    """The eight bytes array[index : index + 8] as one little-endian integer; the caller checks the bounds."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(64).as_pointer())
-        return builder.load(pointer, align=1)
-
-    return types.uint64(array, types.intp), codegen
-
-
-@_instruction
+@instruction
 def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of element `index` (of the first axis) ahead of its use."""
 
@@ -102,7 +84,7 @@ def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.intp), codegen
 
 
-@_instruction
+@instruction
 def _high_product(typingctx: Any, a: Any, b: Any) -> Any:
     """The upper 64 bits of the 128-bit product of two uint64."""
 
@@ -150,7 +132,7 @@ def _next_token(data: U8, i: int, end: int) -> Any:
 def _head(data: U8, start: int, length: int) -> Any:
     """The first min(length, 8) bytes, zero-padded: since no token holds a NUL, short words are told apart by it."""
     if start + 8 <= data.size:
-        word = _load8(data, start)
+        word = load8(data, start)
         if length < 8:
             word &= (np.uint64(1) << np.uint64(8 * length)) - np.uint64(1)
         return word
@@ -166,7 +148,7 @@ def _find(vocabulary: Vocabulary, data: U8, start: int, stop: int, value: int) -
     slots, pool, offsets = vocabulary
     length = stop - start
     head = _head(data, start, length)
-    tail = _load8(data, stop - 8) if length > 8 else head
+    tail = load8(data, stop - 8) if length > 8 else head
     mask = np.int64(slots.shape[0] - 1)
     i = np.int64(value) & mask
     while True:
@@ -188,7 +170,7 @@ def _find(vocabulary: Vocabulary, data: U8, start: int, stop: int, value: int) -
 def _insert(vocabulary: Vocabulary, slot: int, data: U8, start: int, stop: int, value: int, word: int) -> None:
     slots = vocabulary.slots
     slots[slot, 0] = _head(data, start, stop - start)
-    slots[slot, 1] = _load8(data, stop - 8) if stop - start > 8 else slots[slot, 0]
+    slots[slot, 1] = load8(data, stop - 8) if stop - start > 8 else slots[slot, 0]
     slots[slot, 2] = (np.uint64(stop - start) << np.uint64(32)) | np.uint64(word + 1)
     slots[slot, 3] = value
 
@@ -490,8 +472,37 @@ def _view_pieces(chunk: pa.Array, first: int) -> Iterator[TextPiece]:
     for number in [-1, *np.unique(view[~short, 2]).tolist()]:
         rows = np.flatnonzero(short if number < 0 else ~short & (view[:, 2] == number))
         starts = 16 * (chunk.offset + rows) + 4 if number < 0 else view[rows, 3].astype(np.int64)
-        data = bytes_of(views if number < 0 else buffers[number])
+        data = _bytes_of(views if number < 0 else buffers[number])
         yield TextPiece(data, starts, starts + length[rows], first + rows)
+
+
+def text_buffers(texts: pa.Array | pa.ChunkedArray) -> tuple[U8, I64]:
+    """The UTF-8 bytes of a string column and the n + 1 positions of its texts in them; bytes are not copied.
+
+    Slices keep their place; a null is whatever its slot holds: mask it afterwards.
+    """
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.combine_chunks()
+    if isinstance(texts, pa.ChunkedArray):  # combine_chunks keeps several chunks where one would overflow its offsets
+        texts = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in texts.chunks])
+    narrow = pa.types.is_string(texts.type) or pa.types.is_binary(texts.type)
+    if not (narrow or pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)):
+        texts = texts.cast(pa.large_string())
+    _, offsets_buffer, data_buffer = texts.buffers()
+    width = np.int32 if narrow else np.int64
+    if len(texts) == 0 or offsets_buffer is None:
+        offsets = np.zeros(1, np.int64)
+    else:
+        item = np.dtype(width).itemsize
+        offsets = np.frombuffer(offsets_buffer, width, len(texts) + 1, texts.offset * item).astype(np.int64)
+    return _bytes_of(data_buffer), offsets
+
+
+def _bytes_of(buffer: pa.Buffer | None) -> U8:
+    data = np.frombuffer(buffer, np.uint8) if buffer is not None else np.zeros(0, np.uint8)
+    data = data.view()
+    data.flags.writeable = False  # one compiled variant, whether Arrow says that the buffer may be written or not
+    return data
 
 
 def as_bytes(text: str | bytes) -> U8:
