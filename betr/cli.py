@@ -27,6 +27,7 @@ from curation.progress import Terminal
 
 STAGE_COMMANDS = {
     "import": "read documents into the table `documents`",
+    "deduplicate": "find near-duplicates, and which of each cluster stays",
     "targets": "read benchmark examples into the table `benchmark_examples`",
     "sample": "draw the documents that are ranked",
     "embed": "embed the sample and the examples",
@@ -39,8 +40,8 @@ STAGE_COMMANDS = {
     "watch": "compare the latest selection with the last one by the same settings",
 }
 VIEWS = (
-    "summary", "run", "runs", "selections", "coverage", "drift", "contamination", "classifiers", "tables", "rejected",
-    "duplicates",
+    "summary", "run", "runs", "selections", "coverage", "drift", "contamination", "near-duplicates", "classifiers",
+    "tables", "rejected", "duplicates",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from curation.command import option
 from curation.decontamination import parse_decontamination
 from curation.embedding import EncoderConfig
 from curation.errors import InputError
+from curation.near_duplicates import parse_near
 
 PAPER_SAMPLE = 10_000_000
 PAPER_EPOCHS = 5
@@ -121,6 +122,18 @@ class RunConfig:
         "or auto (files where they lie on the machine that Spark runs on)",
         stages="score",
     )
+    near_duplicates: str | None = option(
+        None,
+        "which of a cluster of near-duplicates stays: before (the ranking: the longest, and only it is sampled), after "
+        "(the one with the highest score), none (all do); default: as the last time, at first none",
+        stages="deduplicate sample select",
+    )
+    near: tuple[str, ...] = option(
+        [],
+        "what near is, NAME=NUMBER; of threshold (Jaccard), ngram (words), bands, seed (docs/method.md)",
+        stages="deduplicate",
+        many=True,
+    )
     tests: tuple[str, ...] = option(
         [],
         "held-out test sets as JSON lines, NAME=path or a path: what the corpus shares with them is cut out of the "
@@ -210,6 +223,9 @@ class RunConfig:
             raise InputError(f"--on-drift must be one of {', '.join(ACTIONS)}; got {self.on_drift!r}")
         parse_limits(self.drift)
         parse_decontamination(self.decontamination)
+        parse_near(self.near)
+        if self.near_duplicates not in (None, "before", "after", "none"):
+            raise InputError(f"--near-duplicates must be before, after or none; got {self.near_duplicates!r}")
         for field in self.by:
             if not field.removeprefix("metadata.") or not field.startswith("metadata."):
                 raise InputError(f"--by names metadata as metadata.KEY; got {field!r}")

@@ -26,7 +26,8 @@ class SelectionVerdict:
     """What one selection did with the document: `key` against `threshold` (its own quota's), both of the same kind.
 
     threshold is None where the quotas left nothing for documents of this kind. head: whose score was cut, where the
-    selection names one. shared: what it shares with held-out tests, where the selection looks at that, and what of it.
+    selection names one. shared: what it shares with held-out tests or with another document,
+    where the selection looks at that, and what follows.
     """
 
     selection_id: str
@@ -94,11 +95,13 @@ def explain_document(
     rejected: DataFrame | None = None,
     duplicates: DataFrame | None = None,
     contaminated: DataFrame | None = None,
+    near_duplicates: DataFrame | None = None,
 ) -> Explanation:
     """Explain one document by the tables' rows of one classifier; an id that isn't there raises InputError.
 
     contributions: text -> [(word or 2-gram, what it adds to the log-odds)], from classifier.feature_contributions.
-    rejected, duplicates: asked where the id is unknown. contaminated: what is left of documents that share with tests.
+    rejected, duplicates: asked where the id is unknown. contaminated, near_duplicates: what a
+    selection may leave out.
     """
     mine = F.col("doc_id") == F.lit(doc_id)
     document = documents.where(mine).select("text", "source", "metadata").first()
@@ -116,7 +119,7 @@ def explain_document(
         tokens=scored["tokens"],
         selections=_verdicts(
             scores.where(mine), selection_runs, selections.where(mine), document, scored["heads"],
-            {} if contaminated is None else {r["decontamination_id"]: r for r in contaminated.where(mine).collect()},
+            _by_id(contaminated, "decontamination_id", doc_id), _by_id(near_duplicates, "deduplication_id", doc_id),
         ),
         sampled=_nearest(labels.where(mine).first(), examples),
         contributions=tuple(sorted(contributions(document["text"]), key=lambda c: (-abs(c[1]), c[0]))),
@@ -166,7 +169,7 @@ def _rank(scores: DataFrame, scored: Row) -> tuple[int, int]:
 
 def _verdicts(
     scored: DataFrame, runs: DataFrame, selected: DataFrame, document: Row, heads: Mapping[str, float] | None,
-    judged: Mapping[str, Row],
+    judged: Mapping[str, Row], clustered: Mapping[str, Row],
 ) -> tuple[SelectionVerdict, ...]:
     chosen = {row["selection_id"] for row in selected.select("selection_id").collect()}
     made = [(run, config_of(run["parameters"])) for run in runs.orderBy("name", "version").collect()]
@@ -188,13 +191,22 @@ def _verdicts(
             threshold=None if cut is None else cut.key,
             quota=f"{config.quota_field}={value}" if value in config.shares else "",
             head=config.head or "",
-            shared=_shared(judged.get(config.decontamination_id or "")),
+            shared=_shared(judged.get(config.decontamination_id or ""), clustered.get(config.deduplication_id or "")),
         ))
     return tuple(verdicts)
 
 
-def _shared(judged: Row | None) -> str:
-    """What a decontamination left of the document, in words; empty where it found nothing."""
+def _by_id(rows: DataFrame | None, column: str, doc_id: str) -> dict[str, Row]:
+    """The document's row by the id in this column."""
+    return {} if rows is None else {row[column]: row for row in rows.where(F.col("doc_id") == doc_id).collect()}
+
+
+def _shared(judged: Row | None, clustered: Row | None) -> str:
+    """What a deduplication and a decontamination left of the document, in words; empty where they found nothing."""
+    if clustered is not None and clustered["kept_doc_id"] != clustered["doc_id"]:
+        near = clustered["similarity"]
+        how = "by way of others" if near is None else f"Jaccard similarity {near:.2f}"
+        return f"left out: a near-duplicate of {clustered['kept_doc_id']} ({how}), which stays"
     if judged is None:
         return ""
     what = f"it shares {judged['hits']:,} runs of words with {', '.join(judged['test_sets'])}"

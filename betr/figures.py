@@ -152,6 +152,7 @@ class SelectionFigures:
     gaps: tuple[ShownGap, ...]
     documents: tuple[ShownDocument, ...]
     contamination: dict[str, Any] | None  # of the search for held-out tests, where the selection goes by one
+    near_duplicates: dict[str, Any] | None  # of the search for them, the same
     classifier: dict[str, Any]
     calibration: tuple[CalibrationBin, ...]
     drift: tuple[dict[str, Any], ...]
@@ -200,7 +201,8 @@ def gather(run: Run, *, by: Sequence[str] = ()) -> SelectionFigures:
         coverage=tuple(_as_coverage(each) for each in covered["examples"].values()),
         gaps=_gaps(run, made_from, coverage_rows),
         documents=_documents(run, made_from, judged),
-        contamination=_contamination(run, config.decontamination_id),
+        contamination=_found(run, "decontaminate", config.decontamination_id),
+        near_duplicates=_found(run, "deduplicate", config.deduplication_id),
         classifier={"classifier_id": made_from.trained.key, **made_from.trained.values},
         calibration=calibration(_held_out(run, made_from, scores)),
         drift=tuple(drift_of(run, selected)),
@@ -298,8 +300,8 @@ def _gaps(run: Run, made_from: stages.Origins, covered: DataFrame) -> tuple[Show
     )  # fmt: skip
 
 
-def _contamination(run: Run, decontamination_id: str | None) -> dict[str, Any] | None:
-    found = run.result("decontaminate", decontamination_id) if decontamination_id is not None else None
+def _found(run: Run, stage: str, key: str | None) -> dict[str, Any] | None:
+    found = run.result(stage, key) if key is not None else None
     return found.values if found is not None else None
 
 

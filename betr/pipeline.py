@@ -24,12 +24,14 @@ def betr(run: Run) -> None:
     """The method. Each stage reads what earlier ones left in the tables, and does what is missing or has changed."""
     stages.check_inputs(run)  # what can be refused is refused before hours of work
     stages.import_documents(run)  # the corpus; what can't be used goes aside with a reason
+    stages.deduplicate(run, "before")  # the longest of near-duplicates, where that is asked for
     stages.read_targets(run)  # 3.1  training examples of the tasks, an equal share of each
     stages.draw_sample(run)  # 3.2  the documents that are ranked, by hash of their ids
     stages.embed(run)  # 3.2  examples and sample in one space
     stages.rank(run)  # 3.3  every example ranks every sampled document; best rank; the top 10% are positive
     stages.train(run)  # 3.4  a fastText classifier learns to tell the positives
     stages.score(run)  # 3.4  it scores the whole corpus, broadcast to every executor
+    stages.deduplicate(run, "after")  # or the best of them
     stages.decontaminate(run)  # 3.1  what the corpus shares with held-out tests is kept from the selection
     stages.select(run)  # 3.5  the best tokens for the compute at hand
     stages.cover(run)  # which examples chose what, and which have nothing near them
@@ -38,6 +40,7 @@ def betr(run: Run) -> None:
 
 STAGES = {
     "import": stages.import_documents,
+    "deduplicate": stages.deduplicate,
     "targets": stages.read_targets,
     "sample": stages.draw_sample,
     "embed": stages.embed,

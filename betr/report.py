@@ -111,7 +111,7 @@ def _flow(found: SelectionFigures) -> list[Html]:
     imported, chosen = found.imported, found.selection
     put_aside = sum(found.rejected.values())
     rows = imported["documents"] + imported["duplicates"] + put_aside
-    scored = "documents scored" if found.contamination is None else "documents scored and left"
+    scored = "documents scored and left" if found.contamination or found.near_duplicates else "documents scored"
     steps: list[tuple[object, object, object]] = [
         ("rows read", rows, f"from {imported['files']:,} files"),
         *(
@@ -122,22 +122,25 @@ def _flow(found: SelectionFigures) -> list[Html]:
         ("documents", imported["documents"], f"{imported['bytes'] / 1e6:,.1f} MB of text"),
         ("of these sampled and ranked", found.sampled, f"by {sum(found.benchmarks.values()):,} task examples"),
         ("of the sample taught as ones to keep", found.positives, percent(found.positives / max(1, found.sampled))),
-        *_held_out(found),
+        *_left_out(found),
         (scored, chosen["documents"], f"{chosen['tokens']:,} tokens"),
         ("documents kept", chosen["kept_documents"], f"{chosen['kept_tokens']:,} tokens"),
     ]
     return [report.table(["step", "rows", ""], steps)]
 
 
-def _held_out(found: SelectionFigures) -> list[tuple[object, object, object]]:
-    """What the search for held-out tests took away; nothing where none was made."""
-    if found.contamination is None:
-        return []
-    tests = f"{found.contamination['tests']:,} held-out test texts"
-    return [
-        ("dropped: too much of it stands in tests", found.contamination[DROPPED], f"searched for {tests}"),
-        ("cut around what stands in tests", found.contamination[CUT], "in the table contaminated_documents"),
-    ]
+def _left_out(found: SelectionFigures) -> list[tuple[object, object, object]]:
+    """What the searches for near-duplicates and for held-out tests took away; nothing where none was made."""
+    rows: list[tuple[object, object, object]] = []
+    if (near := found.near_duplicates) is not None:
+        rows.append(("left out: near-duplicates", near["copies"], f"of {near['clusters']:,} documents that stay"))
+    if (shared := found.contamination) is not None:
+        searched = f"searched for {shared['tests']:,} held-out test texts"
+        rows += [
+            ("dropped: too much of it stands in tests", shared[DROPPED], searched),
+            ("cut around what stands in tests", shared[CUT], "in the table contaminated_documents"),
+        ]
+    return rows
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------

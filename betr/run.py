@@ -24,7 +24,8 @@ from curation.tables import Tables, Write
 T = TypeVar("T")
 DONE, RESUMED, UNCHANGED, STARTED = "done", "resumed", "unchanged", "started"
 STAGE_ORDER = (
-    "import", "targets", "sample", "embed", "rank", "train", "score", "decontaminate", "select", "cover", "watch",
+    "import", "deduplicate", "targets", "sample", "embed", "rank", "train", "score", "decontaminate", "select", "cover",
+    "watch",
 )  # fmt: skip
 
 

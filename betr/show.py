@@ -27,6 +27,7 @@ from betr.tables import (
     DOCUMENTS,
     DRIFT,
     DUPLICATE_DOCUMENTS,
+    NEAR_DUPLICATES,
     REJECTED_DOCUMENTS,
     SAMPLE_LABELS,
     SELECTION_RUNS,
@@ -139,6 +140,7 @@ def explain(config: RunConfig, doc_id: str, *, spark: SparkSession, terminal: Te
         rejected=tables.read(REJECTED_DOCUMENTS),
         duplicates=tables.read(DUPLICATE_DOCUMENTS),
         contaminated=tables.read(CONTAMINATED_DOCUMENTS),
+        near_duplicates=tables.read(NEAR_DUPLICATES),
     )
     terminal.console.print(explaining.render_explanation(explanation))
     return explaining.as_json(explanation)
@@ -415,6 +417,18 @@ def _contamination(tables: Tables) -> list[dict[str, Any]]:
     return [row.asDict() for row in found.join(most, keys).orderBy(*keys).collect()]
 
 
+def _near_duplicates(tables: Tables) -> list[dict[str, Any]]:
+    """How many documents each search for near-duplicates leaves out, and how large clusters are."""
+    copy = F.col("doc_id") != F.col("kept_doc_id")
+    found = tables.read(NEAR_DUPLICATES).groupBy("deduplication_id").agg(
+        F.count_distinct("cluster_id").alias("clusters"),
+        F.count_if(copy).alias("copies"),
+        F.max("documents").alias("largest"),
+        F.median(F.when(copy, F.col("similarity"))).alias("median_similarity"),
+    )
+    return [row.asDict() for row in found.orderBy("deduplication_id").collect()]
+
+
 def _moved(tables: Tables) -> list[dict[str, Any]]:
     columns = ("selection_id", "compared_with", "measure", "value", "at_most", "breached", "said")
     return [row.asDict() for row in tables.read(DRIFT).select(*columns).orderBy("selection_id", "measure").collect()]
@@ -428,6 +442,7 @@ VIEWS = {
     "coverage": _coverage,
     "drift": _moved,
     "contamination": _contamination,
+    "near-duplicates": _near_duplicates,
     "classifiers": _classifiers,
     "tables": _tables,
     "rejected": _rejected,

@@ -26,6 +26,7 @@ from betr import (
     contamination,
     corpus,
     coverage,
+    deduplication,
     drift,
     file_scoring,
     ranking,
@@ -204,6 +205,14 @@ def _chunks(documents: DataFrame) -> dict[str, tuple[int, int]]:
     return {row["chunk"]: (row["n"], row["b"]) for row in sorted(sizes.collect())}
 
 
+# -- deduplicate -------------------------------------------------------------------------------------------------------
+
+
+def deduplicate(run: Run, place: str | None = None) -> Outcome | None:
+    """One document of each cluster of near-duplicates stays; None where that isn't asked for at this place of a run."""
+    return deduplication.deduplicate(run, place)
+
+
 # -- targets -----------------------------------------------------------------------------------------------------------
 
 
@@ -264,18 +273,24 @@ def draw_sample(run: Run) -> Outcome:
     """
     config, tables = run.config, run.tables
     run.needs("import", "import --documents PATH...")
-    request = {"seed": config.seed, "sample": config.sample}
+    request: dict[str, Any] = {"seed": config.seed, "sample": config.sample}
     now = corpus.key(run)
+    unique = deduplication.applied(run, now, before_the_ranking=True)
+    if unique is not None:
+        request["near_duplicates"] = unique["settings"]
     earlier = run.before(
         "sample", where=lambda o: o["request"] == request and (not config.retrain or o["corpus"] == now)
     )
     if earlier is not None:
         grown = "the corpus has grown since; --retrain draws anew" if earlier["corpus"] != now else ""
         return run.unchanged(earlier, grown)
-    with run.stage("sample", content_id("sample", request, now), unit="documents") as work:
+    drawn_from = [request, now] if unique is None else [request, now, unique.key]
+    with run.stage("sample", content_id("sample", *drawn_from), unit="documents") as work:
         documents = tables.read(DOCUMENTS)
-        available = sum(count for count, _ in corpus.chunks(run).values())
-        work.rows_in = available
+        available = work.rows_in = sum(count for count, _ in corpus.chunks(run).values())
+        if unique is not None:
+            documents = deduplication.leave_out(run, documents, unique.key)
+            available -= unique["copies"]
         with work.clock.counting("compute"):
             below, last = _sample_bound(run, documents, available)
         drawn = sampling.sample_documents(documents, seed=config.seed, below=below, last_id=last)
@@ -288,6 +303,8 @@ def draw_sample(run: Run) -> Outcome:
         )
         tables.append(CORPUS_SAMPLE, new, keys_are_unique=True)  # the documents' key is, and what is there is left out
         work.values = {"request": request, "corpus": now, "seed": config.seed, "below": below, "last": last}
+        if unique is not None:
+            work.values["deduplication_id"] = unique.key
         work.rows_out = sample(run, Outcome("sample", "", work.values)).count()
         if work.rows_out == 0:
             raise InputError(
@@ -299,7 +316,10 @@ def draw_sample(run: Run) -> Outcome:
 def sample(run: Run, outcome: Outcome) -> DataFrame:
     """seed, doc_id, position, text of the sampled documents."""
     rows = run.tables.read(CORPUS_SAMPLE).where(F.col("seed") == outcome["seed"])
-    return rows.where(_within(outcome["below"], outcome["last"]))
+    rows = rows.where(_within(outcome["below"], outcome["last"]))
+    if (unique := outcome.values.get("deduplication_id")) is not None:  # another sample may have drawn its copies
+        rows = deduplication.leave_out(run, rows, unique)
+    return rows
 
 
 def _sample_bound(run: Run, documents: DataFrame, available: int) -> tuple[float, str]:
@@ -905,7 +925,9 @@ def select(run: Run) -> Outcome:
         carried = selection.find_selection(made, config.carry, root=tables.root)
         wanted = selection.carry(carried, name=config.name)
     cleaned = contamination.applied(run, scored["corpus"])
-    wanted = dataclasses.replace(wanted, decontamination_id=cleaned.key if cleaned else None)
+    unique = deduplication.applied(run, scored["corpus"])
+    ids = {"decontamination_id": cleaned and cleaned.key, "deduplication_id": unique and unique.key}
+    wanted = dataclasses.replace(wanted, **ids)
     key = selection.selection_id(scored.key, wanted)
     if (earlier := run.result("select", key)) is not None:
         return run.unchanged(earlier)
@@ -941,6 +963,8 @@ def select(run: Run) -> Outcome:
 def scores_to_cut(run: Run, classifier_id: str, config: selection.SelectionConfig) -> DataFrame:
     """A classifier's scores without the documents that these settings drop, and with the tokens that they leave."""
     scores = run.tables.read(CORPUS_SCORES).where(F.col("classifier_id") == classifier_id)
+    if config.deduplication_id is not None:
+        scores = deduplication.leave_out(run, scores, config.deduplication_id)
     if config.decontamination_id is not None:
         scores = contamination.leave_out(run, scores, config.decontamination_id)
     return scores

@@ -8,6 +8,7 @@ from betr.selection import SELECTION_RUNS, SELECTIONS
 from curation.decontamination import CONTAMINATED_DOCUMENTS, CONTAMINATION_HITS, DECONTAMINATED_CHUNKS
 from curation.documents import DOCUMENTS, DUPLICATE_DOCUMENTS, REJECTED_DOCUMENTS
 from curation.embedding import BENCHMARK_EMBEDDINGS, SAMPLE_EMBEDDINGS
+from curation.near_duplicates import NEAR_DUPLICATES, PAIRS, SIGNATURES
 from curation.sampling import CORPUS_SAMPLE
 from curation.tables import TableSpec
 
@@ -64,6 +65,9 @@ ALL = (
     REJECTED_DOCUMENTS,
     DUPLICATE_DOCUMENTS,
     IMPORTED_FILES,
+    SIGNATURES,
+    PAIRS,
+    NEAR_DUPLICATES,
     BENCHMARK_EXAMPLES,
     CORPUS_SAMPLE,
     SAMPLE_EMBEDDINGS,

@@ -17,7 +17,7 @@ connects them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -52,10 +52,10 @@ PAIRS = TableSpec(
 )
 NEAR_DUPLICATES = TableSpec(
     "near_duplicates",
-    key=("config_id", "doc_id"),
-    schema="config_id string, cluster_id string, doc_id string, kept_doc_id string, similarity double, "
+    key=("deduplication_id", "doc_id"),
+    schema="deduplication_id string, cluster_id string, doc_id string, kept_doc_id string, similarity double, "
     "documents bigint",
-    partition_by=("config_id",),
+    partition_by=("deduplication_id",),
 )
 
 # While pairs are looked for: who met whom, and who is to be compared. While they are connected: edges, in turns.
@@ -132,6 +132,21 @@ class NearDuplicateConfig:
     def recall(self, similarity: float) -> float:
         """The share of pairs of this similarity that meet: an S-curve, FOUND or more at threshold + BEYOND."""
         return 1 - (1 - similarity**self.rows) ** self.bands
+
+
+def parse_near(given: Sequence[str]) -> NearDuplicateConfig:
+    """The settings with `name=number` in place of their defaults."""
+    kinds = {"threshold": float, "ngram": int, "bands": int, "seed": int}
+    values: dict[str, Any] = {}
+    for each in given:
+        name, _, number = each.partition("=")
+        try:
+            values[name] = kinds[name](number)
+        except (KeyError, ValueError):
+            raise InputError(
+                f"--near reads NAME=NUMBER; got {each!r}; names are {', '.join(kinds)}, all but the threshold whole"
+            ) from None
+    return NearDuplicateConfig(**values)
 
 
 # -- signatures --------------------------------------------------------------------------------------------------------
@@ -377,8 +392,8 @@ def _connect(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def keep_one(clusters: DataFrame, preferences: DataFrame, compared: DataFrame, *, prefer: str) -> DataFrame:
-    """NEAR_DUPLICATES without config_id: of each cluster the document with the highest `prefer` is kept, of equals the
-    lowest id.
+    """NEAR_DUPLICATES without deduplication_id: the document of a cluster with the highest `prefer` is kept, of equals
+    the one with the lowest id.
 
     preferences: doc_id, `prefer` (a number; a document without one comes last): bytes before the ranking, the score
     after it. similarity: to the kept one, null where the two were not compared. documents: of the cluster.
