@@ -137,8 +137,9 @@ def quotable() -> list[dict[str, Any]]:
 
 
 def test_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a test set that quote documents: the words 10 to 30 of some, as a question, in a nested field of others."""
-    quoted = [" ".join(row["text"].split()[10:30]) for row in rows]
+    """Rows of a test set that quote documents, long ones in their middle: as a question, or in a nested field."""
+    texts = [row["text"].split() for row in rows]
+    quoted = [" ".join(text[30:45] if len(text) >= 70 else text[10:30]) for text in texts]
     return [{"question": q} if i % 2 else {"id": "1", "doc": {"choices": ["no", q]}} for i, q in enumerate(quoted)]
 
 
