@@ -109,8 +109,8 @@ def _texts(node: ast.expr, scope: ast.AST, functions: dict[str, ast.FunctionDef]
         return [node.value] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
         said = "".join(
-            value.value if isinstance(value, ast.Constant) else f"{{{_name(value.value)}}}"  # type: ignore[attr-defined]
-            for value in node.values
+            f"{{{_name(part.value)}}}" if isinstance(part, ast.FormattedValue) else str(ast.literal_eval(part))
+            for part in node.values
         )
         passed_on = said.endswith(": {error}") or not re.search("[a-z]{3}", HOLE.sub("", said))
         return [] if passed_on else [said]
@@ -177,8 +177,9 @@ def provoked() -> dict[Sentence, str]:
             shared: dict[Sentence, set[str]] = {}
             for owners, length in ((everywhere, SHARED), (mine, SHARED_AT_HOME)):
                 for run in (run for text in strings for run in _runs(text, length)):
-                    if len(found := owners.get(run, ())) == 1:
-                        shared.setdefault(*found, set()).add(run)  # type: ignore[arg-type]
+                    if len(said_by := owners.get(run, set())) == 1:
+                        (only,) = said_by
+                        shared.setdefault(only, set()).add(run)
             for sentence in sentences():
                 weight = max([len(shared.get(sentence, ())), *(len(text) for text in strings if _holds(text, sentence))])
                 if weight > best.get(sentence, (0, ""))[0]:
