@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -89,9 +89,10 @@ def _source(spark: SparkSession, file: InputFile) -> _Source:
         raise InputError(f"{file.path}: slices of .{file.format} files are cut on this machine only; copy some here")
     if file.format == "delta" or not is_local(file.path):
         return _Remote(spark, file)
-    of_format = {"parquet": _Parquet, "arrow": _Arrow, "warc": _Warc, "text": _Text, "jsonl": _Lines}
-    source: _Source = of_format[file.format](file)
-    return source
+    cutters: dict[str, Callable[[InputFile], _Source]] = {
+        "parquet": _Parquet, "arrow": _Arrow, "warc": _Warc, "text": _Text, "jsonl": _Lines,
+    }  # fmt: skip
+    return cutters[file.format](file)
 
 
 class _Lines:

@@ -20,7 +20,7 @@ from curation.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
-    from resiliparse.parse.html import HTMLTree
+    from resiliparse.parse.html import HTMLTree, Node
 
 MOST_BYTES = 16 * 2**20  # of a record's block, and of a page: Common Crawl keeps 5 MiB
 MOST_HEADER = 2**20
@@ -379,11 +379,17 @@ def _keep_lists(tree: HTMLTree) -> None:
     for found in tree.body.query_selector_all("body > ul, body > * > ul, body > * > * > ul").values():
         linked = sum(len(link.text or "") for link in found.query_selector_all("a").values())
         if 2 * linked < len(found.text or ""):
-            inner = outer = tree.create_element("div")
-            for _ in range(2):
-                inner = inner.append_child(tree.create_element("div"))
+            outer, between, inner = (_div(tree) for _ in range(3))
             found.replace_with(outer)
+            outer.append_child(between)
+            between.append_child(inner)
             inner.append_child(found)
+
+
+def _div(tree: HTMLTree) -> Node:
+    made = tree.create_element("div")
+    assert made is not None
+    return made
 
 
 # Elements that end by themselves, or hold nothing, nest nothing.

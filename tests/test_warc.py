@@ -304,7 +304,7 @@ def test_what_holds_no_text_is_named(data: bytes, reason: str, detail: str | Non
 @pytest.mark.parametrize("encoding", ["chunked", "gzip", "deflate", "gzip, chunked"])
 def test_what_http_packed_is_unpacked(encoding: str) -> None:
     body = page(ENGLISH)
-    headers = {}
+    headers: dict[str, Any] = {}
     if "gzip" in encoding or "deflate" in encoding:
         body = gzip.compress(body) if "gzip" in encoding else zlib.compress(body)
         headers["Content-Encoding"] = encoding.split(",")[0]
