@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 UV := .venv/bin/uv
 STAMPS := .venv/stamps
-SOURCES := curation betr bare demo jobs bench tests
+SOURCES := curation betr bare demo jobs bench tests notebooks
 
 export BETR_HOME := $(CURDIR)/.local
 export NUMBA_CACHE_DIR := $(CURDIR)/.local/cache/numba

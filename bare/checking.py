@@ -32,7 +32,7 @@ from bare.verdicts import (
     reject_near_seeds,
 )  # fmt: skip
 from curation.embedding import Encoder, embed
-from curation.overlap import TestIndex
+from curation.held_out import TestIndex
 from curation.session import Shared
 
 ACCEPTED_A_TASK = 20_000  # accepted rows that one task holds, with their embeddings, while a wave is compared

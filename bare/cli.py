@@ -11,8 +11,18 @@ from jsonargparse import ArgumentParser, Namespace
 from bare import comparison, pipeline, publish
 from bare.config import BareConfig
 from bare.show import VIEWS
-from curation.command import config_parser, open_session, read_config, run_command
+from curation.command import (
+    add_options,
+    completion_parser,
+    config_parser,
+    open_session,
+    read_config,
+    run_command,
+)
+from curation.errors import InputError
+from curation.export import ExportConfig
 from curation.progress import Terminal
+from curation.shards import FORMATS
 
 COMMANDS = {
     "run": "draft, refine and judge until enough rows are accepted or a budget is spent",
@@ -49,9 +59,15 @@ def build_parser() -> ArgumentParser:
     report.add_argument("--out", type=str, required=True, help="HTML file to write")
     commands.add_subcommand("report", report, help="draw a generation's page: one file, for people")
     export = config_parser(BareConfig, "export")
-    export.add_argument("--out", type=str, required=True, help="JSON lines file (.jsonl, .jsonl.gz) to write")
+    places = "JSON lines file (.jsonl, .jsonl.gz) to write, or with --format the folder of the shards"
+    export.add_argument("--out", type=str, required=True, help=places)
+    formats = f"write shards that trainers read: {', '.join(FORMATS)}; default: one JSON lines file"
+    export.add_argument("--format", type=str | None, default=None, help=formats)
+    add_options(export, ExportConfig, "bare")
     commands.add_subcommand("export", export, help="write the accepted rows with where each comes from")
     _add_review(commands)
+    completion_help = "print a script that completes commands and options in bash or zsh"
+    commands.add_subcommand("completion", completion_parser(), help=completion_help)
     return parser
 
 
@@ -70,9 +86,19 @@ def _add_review(commands: Any) -> None:
 
 def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
     config = read_config(BareConfig, arguments)
-    spark = open_session(arguments)
     extra = {name: arguments[name] for name in ("view", "out", "rows", "sheet") if name in arguments}
+    if command == "export":
+        extra["how"] = _shards(arguments)
+    spark = open_session(arguments)
     return _COMMANDS[command](config, spark=spark, terminal=terminal, **extra)
+
+
+def _shards(arguments: Namespace) -> ExportConfig | None:
+    if arguments.format is not None:
+        return read_config(ExportConfig, arguments)
+    if any(arguments[name] != getattr(ExportConfig, name) for name in ("shard_bytes", "epochs", "order_seed")):
+        raise InputError("--shard-bytes, --epochs and --order-seed say how shards are written; add --format")
+    return None
 
 
 _COMMANDS: dict[str, Any] = {

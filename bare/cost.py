@@ -66,7 +66,7 @@ def load_prices(path: str) -> PriceTable:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"price table {path} can't be read ({error}); give a YAML file") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"price table {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"price table {path} is no YAML ({' '.join(str(error).split())}); correct it") from error
     if (
         not isinstance(data, Mapping)
         or set(data) - {"currency", "models", "machines"}

@@ -29,10 +29,12 @@ from bare.card import CardFacts, DataFile, SeedsUsed, write_card
 from bare.config import BareConfig
 from bare.cost import load_prices
 from bare.report import ModelUsed, RoundSummary, RunReport, review_page, run_page
-from bare.run import Run, opened
+from bare.run import Making, Run, opened
 from bare.tables import DRAFTS, REFINED, REVIEWS, ROUNDS, ROW_EMBEDDINGS, VERDICTS
+from curation import export as shards
 from curation.embedding import embed
 from curation.errors import InputError
+from curation.export import ExportConfig
 from curation.files import write_whole
 from curation.frames import driver_rows
 from curation.progress import Terminal
@@ -45,37 +47,73 @@ SHEET_CANDIDATES = 100_000  # rows that a sheet's sample is drawn from, by hash
 
 
 def export(
-    config: BareConfig, out: str, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+    config: BareConfig,
+    out: str,
+    *,
+    how: ExportConfig | None = None,
+    spark: SparkSession | None = None,
+    terminal: Terminal | None = None,
 ) -> dict[str, Any]:
-    """Accepted rows as JSON lines: fields, label, and where each comes from. Written whole or not at all."""
-    path = Path(out)
-    if not out.endswith((".jsonl", ".jsonl.gz")):
-        raise InputError(f"--out {out}: name a file that ends in .jsonl or .jsonl.gz")
+    """Accepted rows with where each comes from: as JSON lines in one file, or as shards in a folder, as `how` says."""
+    if how is None and not out.endswith((".jsonl", ".jsonl.gz")):
+        raise InputError(f"--out {out}: name a file that ends in .jsonl or .jsonl.gz, or say --format for shards")
     with opened(config, spark, terminal) as run:
-        stages.reopen(run)
-        calls = run.mine(REFINED).select("row_id", "prompt_hash", "model", "revision", "license", "sampling", "seed")
-        drafts = run.mine(DRAFTS).select(
-            "draft_id", "shots", F.col("model").alias("draft_model"), F.col("revision").alias("draft_revision"),
-            F.col("license").alias("draft_license"), F.col("text").alias("draft"), F.col("seed").alias("draft_seed"),
-            F.col("prompt_hash").alias("draft_prompt_hash"), F.col("sampling").alias("draft_sampling"),
-        )  # fmt: skip
-        columns = ("row_id", "draft_id", "round", "item", "attempt", "label", "fields", "decided_by")
-        rows = run.mine(VERDICTS).where("accepted").select(*columns)
-        joined = rows.join(drafts, "draft_id").join(calls, "row_id", "left").orderBy("item", "attempt")
-        count = 0
-        partial = path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opener = gzip.open if out.endswith(".gz") else open
-        with opener(partial, "wt", encoding="utf-8") as file:
-            for row in joined.toLocalIterator():
-                values = row.asDict(recursive=True)
-                fields = values.pop("fields")
-                origin = {"generation_id": run.generation_id, **values}
-                file.write(json.dumps({**fields, "origin": origin}, ensure_ascii=False) + "\n")
-                count += 1
-        partial.replace(path)
-        run.terminal.line(f"{count:,} accepted rows in {path}")
-        return {"generation_id": run.generation_id, "out": str(path), "rows": count}
+        making = stages.reopen(run)
+        found = _export_file(run, Path(out)) if how is None else _export_shards(run, making, out, how)
+        return {"generation_id": run.generation_id, **found}
+
+
+def _accepted(run: Run) -> DataFrame:
+    """The accepted rows beside their drafts and calls."""
+    calls = run.mine(REFINED).select("row_id", "prompt_hash", "model", "revision", "license", "sampling", "seed")
+    drafts = run.mine(DRAFTS).select(
+        "draft_id", "shots", F.col("model").alias("draft_model"), F.col("revision").alias("draft_revision"),
+        F.col("license").alias("draft_license"), F.col("text").alias("draft"), F.col("seed").alias("draft_seed"),
+        F.col("prompt_hash").alias("draft_prompt_hash"), F.col("sampling").alias("draft_sampling"),
+    )  # fmt: skip
+    columns = ("row_id", "draft_id", "round", "item", "attempt", "label", "fields", "decided_by", "text")
+    rows = run.mine(VERDICTS).where("accepted").select(*columns)
+    return rows.join(drafts, "draft_id").join(calls, "row_id", "left")
+
+
+def _export_file(run: Run, path: Path) -> dict[str, Any]:
+    """One JSON lines file, whole or not at all: the fields, label and origin of a row a line."""
+    count = 0
+    partial = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(partial, "wt", encoding="utf-8") as file:
+        for row in _accepted(run).drop("text").orderBy("item", "attempt").toLocalIterator():
+            values = row.asDict(recursive=True)
+            fields = values.pop("fields")
+            origin = {"generation_id": run.generation_id, **values}
+            file.write(json.dumps({**fields, "origin": origin}, ensure_ascii=False) + "\n")
+            count += 1
+    partial.replace(path)
+    run.terminal.line(f"{count:,} accepted rows in {path}")
+    return {"out": str(path), "rows": count}
+
+
+def _export_shards(run: Run, making: Making, out: str, how: ExportConfig) -> dict[str, Any]:
+    """Shards of id, text (the values without markers and label), label, fields and origin."""
+    rows = _accepted(run)
+    origin = (name for name in rows.columns if name not in ("row_id", "text", "label", "fields"))
+    generation = F.lit(run.generation_id).alias("generation_id")
+    records = rows.select(
+        F.col("row_id").alias("id"), "text", "label", "fields", F.struct(generation, *origin).alias("origin")
+    )
+    # A generation grows, and people overrule verdicts: which rows they are belongs to what is exported.
+    hashed = run.mine(VERDICTS).where("accepted").select(F.xxhash64("row_id", "text").alias("hash"))
+    row = hashed.agg(F.count(F.lit(1)).alias("rows"), F.expr("bit_xor(hash)").alias("hash")).collect()[0]
+    return shards.export(
+        records,
+        how,
+        out,
+        origin={"generation_id": run.generation_id, "rows": row["rows"], "rows_hash": row["hash"]},
+        read=lambda: {"tables": run.tables.root, "versions": run.tables.versions_read},
+        card=lambda _: write_card(card_facts(run, making, files="data/train-*.parquet")),
+        terminal=run.terminal,
+    )
 
 
 # -- a generation's figures --------------------------------------------------------------------------------------------
@@ -154,41 +192,45 @@ def card(
     """Write the data card of a generation."""
     with opened(config, spark, terminal) as run:
         making = stages.reopen(run)
-        task = making.task
-        every = [*making.shots.seeds, *(making.real.seeds if making.held_out else ())]
-        accepted = run.mine(VERDICTS).where("accepted")
-        labels = _counts(accepted, "label") if task.label else None
-        words = F.size(F.split(F.trim("text"), r"\s+")).alias("words")
-        lengths = measuring.sample(accepted.select("row_id", words), size=10_000, seed=run.config.seed)
-        found = agreements_of(run)
-        reviewed = run.mine(REVIEWS).select("row_id").distinct().count()
-        overruled = run.mine(VERDICTS).where("decided_by = 'review'").where(
-            F.col("accepted") != F.col("automatic_reason").isNull()
-        )
-        facts = CardFacts(
-            run=run_report(run),
-            seeds=SeedsUsed(
-                shots=len(making.shots), held_out=len(making.real) if making.held_out else 0,
-                licenses=[seed.license for seed in every], sources=list(run.config.seeds),
-            ),
-            files=(DataFile("data/*.jsonl"),),
-            labels=labels,
-            seed_labels=dict(Counter(str(seed.label) for seed in every)) if task.label else None,
-            words=lengths["words"].tolist(),
-            seed_words=[len(task.text_of(seed.fields).split()) for seed in every],
-            judge=measuring.judge_of(run),
-            reviewed=reviewed,
-            overruled=overruled.count(),
-            agreements=found,
-            control=run.config.control if run.config.rounds > 1 else None,
-            tests_checked=bool(run.config.tests),
-            created=datetime.now(UTC).date().isoformat(),
-        )  # fmt: skip
         path = Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(write_card(facts), encoding="utf-8")
+        path.write_text(write_card(card_facts(run, making, files="data/*.jsonl")), encoding="utf-8")
         run.terminal.line(f"the data card: {path}")
         return {"generation_id": run.generation_id, "out": str(path)}
+
+
+def card_facts(run: Run, making: Making, *, files: str) -> CardFacts:
+    """What a generation's card is written from. files: the pattern of the files that hold its rows."""
+    task = making.task
+    every = [*making.shots.seeds, *(making.real.seeds if making.held_out else ())]
+    accepted = run.mine(VERDICTS).where("accepted")
+    labels = _counts(accepted, "label") if task.label else None
+    words = F.size(F.split(F.trim("text"), r"\s+")).alias("words")
+    lengths = measuring.sample(accepted.select("row_id", words), size=10_000, seed=run.config.seed)
+    found = agreements_of(run)
+    reviewed = run.mine(REVIEWS).select("row_id").distinct().count()
+    overruled = run.mine(VERDICTS).where("decided_by = 'review'").where(
+        F.col("accepted") != F.col("automatic_reason").isNull()
+    )
+    return CardFacts(
+        run=run_report(run),
+        seeds=SeedsUsed(
+            shots=len(making.shots), held_out=len(making.real) if making.held_out else 0,
+            licenses=[seed.license for seed in every], sources=list(run.config.seeds),
+        ),
+        files=(DataFile(files),),
+        labels=labels,
+        seed_labels=dict(Counter(str(seed.label) for seed in every)) if task.label else None,
+        words=lengths["words"].tolist(),
+        seed_words=[len(task.text_of(seed.fields).split()) for seed in every],
+        judge=measuring.judge_of(run),
+        reviewed=reviewed,
+        overruled=overruled.count(),
+        agreements=found,
+        control=run.config.control if run.config.rounds > 1 else None,
+        tests_checked=bool(run.config.tests),
+        created=datetime.now(UTC).date().isoformat(),
+    )  # fmt: skip
 
 
 def _counts(rows: DataFrame, column: str) -> dict[str, int]:

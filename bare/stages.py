@@ -38,7 +38,7 @@ from curation import jsonlines
 from curation.embedding import embedding_profile, resolve_encoder
 from curation.errors import InputError
 from curation.hashing import content_id
-from curation.overlap import TestIndex
+from curation.held_out import TestIndex
 from curation.session import TaskWatch, default_parallelism, is_local_session, release, share
 from curation.tables import is_local
 
@@ -117,7 +117,7 @@ def reopen(run: Run) -> Making:
     row = next((r for r in rows if wanted in (None, r["generation_id"])), None)
     if row is None:
         there = ", ".join(r["generation_id"] for r in rows)
-        raise InputError(f"--generation {wanted}: {tables.root} holds {there}")
+        raise InputError(f"--generation {wanted}: there is none in {tables.root}; there are {there}")
     run.config = _stored_config(run, json.loads(row["settings"]))
     config = run.config
     task = parse_task(row["task_definition"], where=f"task {row['task']}")

@@ -670,7 +670,7 @@ def parse_task(text: str, *, where: str = "task") -> Task:
     try:
         data = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where} is no YAML ({' '.join(str(error).split())}); correct it") from error
     reader = _Reader(
         data,
         where,

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,10 @@ import pandas as pd
 from bare.agreement import REVIEWED
 from bare.tasks import CHECK_FAILED, FAILED, FIELD_MISSING, NOT_PARSED, REFUSED, TRUNCATED, Parsed, Seeds, Task
 from curation.errors import InputError
-from curation.overlap import Best, Floats, GramIndex, Grams, Indices, TestIndex, nearest, normalised, share_of
+from curation.overlap import Best, Floats, GramIndex, Grams, Indices, nearest, normalised, share_of
+
+if TYPE_CHECKING:
+    from curation.held_out import TestIndex  # compiled: numba takes a second, and few runs hold tests against rows
 
 LABEL_CHANGED, TEST_OVERLAP = "label_changed", "test_overlap"
 COPY_OF_SEED, COPY_OF_ROW = "copy_of_seed", "copy_of_row"

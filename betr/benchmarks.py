@@ -14,13 +14,14 @@ import os
 import re
 import string
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
 from curation import jsonlines
+from curation.decontamination import DecontaminationConfig, TestSet
 from curation.errors import InputError
 from curation.jsonlines import RowRejected
 from curation.tables import TableSpec
@@ -98,7 +99,7 @@ class BenchmarkExamples:
 # -- what the user names ---------------------------------------------------------------------------------------------
 
 
-def parse_sources(args: Iterable[str]) -> list[BenchmarkSource]:
+def parse_sources(args: Iterable[str], *, option: str = "--benchmarks") -> list[BenchmarkSource]:
     """`name=path`, or a path whose stem is the name; a folder or glob gives its files, under `name` if there is one."""
     sources: list[BenchmarkSource] = []
     for arg in args:
@@ -106,11 +107,11 @@ def parse_sources(args: Iterable[str]) -> list[BenchmarkSource]:
         if not equals or "/" in name or os.path.exists(arg):
             name, path = "", arg
         if (equals and not path) or (not equals and not arg.strip()):
-            raise InputError(f"--benchmarks {arg!r} names no path; write name=path or a path")
+            raise InputError(f"{option} {arg!r} names no path; write name=path or a path")
         files = jsonlines.list_files(path, what=WHAT)
         sources += [BenchmarkSource(name or jsonlines.stem(file), file) for file in files]
     if not sources:
-        raise InputError("no benchmark is named; give --benchmarks name=path or a path at least once")
+        raise InputError(f"no benchmark is named; give {option} name=path or a path at least once")
     return sorted(set(sources), key=lambda source: (source.name, source.path))
 
 
@@ -248,6 +249,38 @@ def _fill(name: str, template: str, row: Mapping[str, Any]) -> str:
                 "Name fields that every row has"
             )
     return template.format_map({key: _plain(value) for key, value in row.items()})
+
+
+# -- test sets ---------------------------------------------------------------------------------------------------------
+
+
+def read_tests(
+    spark: SparkSession, sources: Iterable[BenchmarkSource], config: DecontaminationConfig
+) -> TestSet:
+    """Every text that the rows of test sets hold, each by itself, named `file:row`: a question, a choice, a passage.
+
+    InputError for a row that isn't JSON: a test that can't be read would be overlooked.
+    """
+    ids, sets, texts = [], [], []
+    for source in sorted(set(sources), key=lambda s: (s.name, s.path)):
+        for number, line in jsonlines.lines(jsonlines.read_bytes(spark, source.path, what=WHAT)):
+            try:
+                row = jsonlines.parse(line)
+            except RowRejected as rejected:
+                raise InputError(f"test set {source.path}, row {number}: {rejected.detail}; correct it") from None
+            for text in _strings(row):
+                ids.append(f"{jsonlines.stem(source.path)}:{number}")
+                sets.append(source.name)
+                texts.append(text)
+    return TestSet.of(ids, sets, texts, config)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(each)
 
 
 # -- one text per example --------------------------------------------------------------------------------------------

@@ -822,7 +822,7 @@ def _import(reader: _Reader, positive_label: str | None) -> FoldedClassifier:
             f"its loss is {_LOSSES.get(loss, loss)}, whose two labels are not one sigmoid; train with -loss softmax"
         )
     if not 0 <= word_ngrams <= ft.MAX_WORD_NGRAMS:
-        raise refuse(f"wordNgrams is {word_ngrams}, the most is {ft.MAX_WORD_NGRAMS}")
+        raise refuse(f"wordNgrams is {word_ngrams}, the most is {ft.MAX_WORD_NGRAMS}; train with fewer")
     size, words, labels = map(int, reader.values("<i4", 3))
     reader.one("<i8")
     pruned = reader.one("<i8")

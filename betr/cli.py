@@ -13,7 +13,16 @@ from betr import doctor, pipeline, show, trial
 from betr.config import RunConfig
 from betr.coverage import PLACES
 from betr.trial import EstimateConfig
-from curation.command import base_parser, config_parser, open_session, read_config, run_command
+from curation.command import (
+    add_options,
+    base_parser,
+    completion_parser,
+    config_parser,
+    open_session,
+    read_config,
+    run_command,
+)
+from curation.export import ExportConfig
 from curation.progress import Terminal
 
 STAGE_COMMANDS = {
@@ -24,11 +33,15 @@ STAGE_COMMANDS = {
     "rank": "rank the sample by its nearness to the examples, and label it",
     "train": "train the classifier on the labels, or import one",
     "score": "score every document that has no score yet",
+    "decontaminate": "find what the corpus shares with held-out test sets, document by document",
     "select": "cut the scored corpus at a token budget",
     "cover": "find which task examples chose what, and which have nothing near them",
     "watch": "compare the latest selection with the last one by the same settings",
 }
-VIEWS = ("summary", "run", "runs", "selections", "coverage", "drift", "classifiers", "tables", "rejected", "duplicates")
+VIEWS = (
+    "summary", "run", "runs", "selections", "coverage", "drift", "contamination", "classifiers", "tables", "rejected",
+    "duplicates",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,8 +83,20 @@ def build_parser() -> ArgumentParser:
     gaps_.add_argument("--out", type=str | None, default=None, help="JSON lines to write: seeds that `bare` takes")
     commands.add_subcommand("gaps", gaps_, help="the task examples that are covered least, as seeds for `bare`")
 
-    diff_ = base_parser(RunConfig)
     selection_help = "a selection: NAME (its latest version), NAME@VERSION, or its id"
+    export_ = base_parser(RunConfig)
+    export_.add_argument("--selection", type=str | None, default=None, help=f"{selection_help}; default: the latest")
+    export_.add_argument("--out", type=str, required=True, help="folder for the shards, which every executor sees")
+    add_options(export_, ExportConfig, "betr")
+    commands.add_subcommand("export", export_, help="write a selection as shards that trainers read")
+
+    release_ = base_parser(RunConfig)
+    release_.add_argument("selection", type=str | None, nargs="?", default=None, help=f"{selection_help}; the latest")
+    name_help = "the release's name; default: the selection's with its version"
+    release_.add_argument("--name", type=str | None, default=None, help=name_help)
+    commands.add_subcommand("release", release_, help="keep a selection with its text as a table of its own")
+
+    diff_ = base_parser(RunConfig)
     diff_.add_argument("a", type=str, help=selection_help)
     diff_.add_argument("b", type=str, help=selection_help)
     diff_.add_argument("--by", type=str, nargs="+", default=[], help="metadata to tell apart by: metadata.domain")
@@ -85,6 +110,8 @@ def build_parser() -> ArgumentParser:
 
     doctor_ = base_parser(RunConfig)
     commands.add_subcommand("doctor", doctor_, help="check this machine, its Spark session, executors and kernel")
+    completion_help = "print a script that completes commands and options in bash or zsh"
+    commands.add_subcommand("completion", completion_parser(), help=completion_help)
     return parser
 
 
@@ -95,6 +122,16 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
         planned, began = read_config(EstimateConfig, arguments), time.monotonic()
         spark = open_session(arguments)
         return trial.estimate(planned, spark=spark, terminal=terminal, start=time.monotonic() - began)
+    if command == "release":
+        named = RunConfig(tables=arguments.tables)  # its --name isn't the selection's
+        spark = open_session(arguments)
+        return pipeline.release_selection(
+            named, arguments.selection, name=arguments.name, spark=spark, terminal=terminal
+        )
+    if command == "export":  # its --epochs aren't those of the classifier
+        where, how = RunConfig(tables=arguments.tables), read_config(ExportConfig, arguments)
+        wanted = {"selection": arguments.selection, "spark": open_session(arguments), "terminal": terminal}
+        return pipeline.export_selection(where, how, arguments.out, **wanted)
     config = read_config(RunConfig, arguments)
     spark = open_session(arguments)
     if command == "run":

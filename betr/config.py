@@ -14,6 +14,7 @@ from betr.ranking import AGGREGATIONS
 from betr.selection import SelectionConfig
 from curation import command
 from curation.command import option
+from curation.decontamination import parse_decontamination
 from curation.embedding import EncoderConfig
 from curation.errors import InputError
 
@@ -30,7 +31,7 @@ class RunConfig:
 
     tables: str = option("", "where the tables are: a folder, or catalog.schema", stages="all")
     documents: tuple[str, ...] = option(
-        [], "files, folders, globs or Delta tables with documents", stages="import", many=True
+        [], "files, folders, globs, Delta tables or hf://datasets/OWNER/NAME with documents", stages="import", many=True
     )
     columns: str = option(
         "", "your column names: id=...,text=...,source=...,license=... (other columns go to metadata)", stages="import"
@@ -120,6 +121,20 @@ class RunConfig:
         "or auto (files where they lie on the machine that Spark runs on)",
         stages="score",
     )
+    tests: tuple[str, ...] = option(
+        [],
+        "held-out test sets as JSON lines, NAME=path or a path: what the corpus shares with them is cut out of the "
+        "selection; none: nothing is, whatever earlier runs looked for",
+        stages="decontaminate select",
+        many=True,
+    )
+    decontamination: tuple[str, ...] = option(
+        [],
+        "what is a hit and what it costs, NAME=NUMBER; of shortest, longest, margin, most_cuts, commonest, "
+        "shortest_piece (docs/method.md)",
+        stages="decontaminate",
+        many=True,
+    )
     keep: float | None = option(None, "share of the corpus's tokens to keep, in (0, 1]; default 0.1", stages="select")
     tokens: int | None = option(None, "tokens to keep", stages="select")
     flops: float | None = option(None, "training compute C in FLOPs: the paper's law gives the share", stages="select")
@@ -152,6 +167,12 @@ class RunConfig:
     on_drift: str = option(
         "warn", "what a measure beyond its limit does: warn, fail (exit code 3, once all is written) or ignore",
         stages="watch")
+    retention_days: int | None = option(
+        None,
+        "days that the tables keep what they replaced, and their log, so that earlier versions can be read; default: "
+        "as they are (Delta's own: 7 and 30)",
+        stages="retention",
+    )
     page: str | None = option(
         None,
         "HTML file for the page that a run ends with; default: in `pages` under a local tables root; none: no page",
@@ -188,9 +209,12 @@ class RunConfig:
         if self.on_drift not in ACTIONS:
             raise InputError(f"--on-drift must be one of {', '.join(ACTIONS)}; got {self.on_drift!r}")
         parse_limits(self.drift)
+        parse_decontamination(self.decontamination)
         for field in self.by:
             if not field.removeprefix("metadata.") or not field.startswith("metadata."):
                 raise InputError(f"--by names metadata as metadata.KEY; got {field!r}")
+        if self.retention_days is not None and self.retention_days < 1:
+            raise InputError(f"--retention-days must be at least 1; got {self.retention_days!r}")
         if self.k is not None and self.k < 1:
             raise InputError(f"--k must be at least 1; got {self.k!r}")
         _ = self.sample_request, self.training(1), self.encoding, self.selection

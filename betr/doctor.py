@@ -44,6 +44,8 @@ EXTRAS = {
     "embedding": ("torch", "transformers", "sentence_transformers"),
     "generation": ("torch", "transformers"),
     "connect": ("grpc", "grpc_status"),
+    "warc": ("fastwarc", "resiliparse", "py3langid"),
+    "hub": ("huggingface_hub",),
 }
 LITTLE_DISK = 5 * 2**30
 # White space of every kind, labels, text longer than a block of the kernels.

@@ -73,7 +73,7 @@ def load_prices(path: str) -> Prices:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--prices {path} can't be read ({error}); give a YAML file") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"--prices {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"--prices {path} is no YAML ({' '.join(str(error).split())}); correct it") from error
     machines = data.get("machines") if isinstance(data, Mapping) else None
     known = isinstance(data, Mapping) and not set(data) - {"currency", "machines", "models"}
     if not known or not isinstance(machines, Mapping) or not machines or set(machines) - set(_PRICED):

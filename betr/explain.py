@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from betr.selection import SelectionConfig, config_of, cuts_of, highest_head, key_of
+from curation.decontamination import DROPPED
 from curation.errors import InputError
 
 FEATURES_SHOWN = 10  # on either side
@@ -25,7 +26,7 @@ class SelectionVerdict:
     """What one selection did with the document: `key` against `threshold` (its own quota's), both of the same kind.
 
     threshold is None where the quotas left nothing for documents of this kind. head: whose score was cut, where the
-    selection names one.
+    selection names one. shared: what it shares with held-out tests, where the selection looks at that, and what of it.
     """
 
     selection_id: str
@@ -37,6 +38,7 @@ class SelectionVerdict:
     threshold: float | None
     quota: str
     head: str = ""
+    shared: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,12 @@ def explain_document(
     contributions: Callable[[str], list[tuple[str, float]]],
     rejected: DataFrame | None = None,
     duplicates: DataFrame | None = None,
+    contaminated: DataFrame | None = None,
 ) -> Explanation:
     """Explain one document by the tables' rows of one classifier; an id that isn't there raises InputError.
 
     contributions: text -> [(word or 2-gram, what it adds to the log-odds)], from classifier.feature_contributions.
-    rejected, duplicates: asked where the id is unknown.
+    rejected, duplicates: asked where the id is unknown. contaminated: what is left of documents that share with tests.
     """
     mine = F.col("doc_id") == F.lit(doc_id)
     document = documents.where(mine).select("text", "source", "metadata").first()
@@ -111,7 +114,10 @@ def explain_document(
         rank=rank,
         documents=total,
         tokens=scored["tokens"],
-        selections=_verdicts(scores.where(mine), selection_runs, selections.where(mine), document, scored["heads"]),
+        selections=_verdicts(
+            scores.where(mine), selection_runs, selections.where(mine), document, scored["heads"],
+            {} if contaminated is None else {r["decontamination_id"]: r for r in contaminated.where(mine).collect()},
+        ),
         sampled=_nearest(labels.where(mine).first(), examples),
         contributions=tuple(sorted(contributions(document["text"]), key=lambda c: (-abs(c[1]), c[0]))),
         heads=scored["heads"],
@@ -140,6 +146,7 @@ def render_explanation(explanation: Explanation) -> Group:
         parts.append(Text(_shorten(e.sampled.text), style="dim"))
     parts += [_selection_table(e.selections) if e.selections else Text("no selection of these scores has been made")]
     parts += [_feature_table(e.contributions) if e.contributions else Text("no word of it is known to the classifier")]
+    parts += [Text(f"{v.name}@{v.version}: {v.shared}") for v in e.selections if v.shared]
     return Group(*parts)
 
 
@@ -158,7 +165,8 @@ def _rank(scores: DataFrame, scored: Row) -> tuple[int, int]:
 
 
 def _verdicts(
-    scored: DataFrame, runs: DataFrame, selected: DataFrame, document: Row, heads: Mapping[str, float] | None
+    scored: DataFrame, runs: DataFrame, selected: DataFrame, document: Row, heads: Mapping[str, float] | None,
+    judged: Mapping[str, Row],
 ) -> tuple[SelectionVerdict, ...]:
     chosen = {row["selection_id"] for row in selected.select("selection_id").collect()}
     made = [(run, config_of(run["parameters"])) for run in runs.orderBy("name", "version").collect()]
@@ -180,8 +188,19 @@ def _verdicts(
             threshold=None if cut is None else cut.key,
             quota=f"{config.quota_field}={value}" if value in config.shares else "",
             head=config.head or "",
+            shared=_shared(judged.get(config.decontamination_id or "")),
         ))
     return tuple(verdicts)
+
+
+def _shared(judged: Row | None) -> str:
+    """What a decontamination left of the document, in words; empty where it found nothing."""
+    if judged is None:
+        return ""
+    what = f"it shares {judged['hits']:,} runs of words with {', '.join(judged['test_sets'])}"
+    if judged["verdict"] == DROPPED:
+        return f"dropped: {what} ({judged['reason'].replace('_', ' ')})"
+    return f"cut to {judged['kept_characters'] / judged['characters']:.0%}: {what}"
 
 
 def _quota_value(config: SelectionConfig, document: Row, heads: Mapping[str, float] | None) -> str:
@@ -225,7 +244,7 @@ def _not_there(doc_id: str, rejected: DataFrame | None, duplicates: DataFrame | 
         if bad is not None:
             return (
                 f"there is no document {doc_id!r}; {bad['file']} row {bad['row']} was rejected: {bad['reason']} "
-                f"({bad['detail']})"
+                f"({bad['detail']}); correct it and import its file again"
             )
     return f"there is no document {doc_id!r} in the table documents; ids are in its column doc_id"
 

@@ -16,7 +16,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from betr import classifier, coverage, stages
+from betr import classifier, corpus, coverage, stages
 from betr.coverage import BenchmarkCoverage
 from betr.run import STAGE_ORDER, Run
 from betr.selection import (
@@ -31,7 +31,7 @@ from betr.selection import (
     with_verdict,
 )
 from betr.show import drift_of
-from betr.tables import ALL, CORPUS_SCORES, COVERAGE, DOCUMENTS, SAMPLE_LABELS, SELECTION_RUNS
+from betr.tables import ALL, COVERAGE, DOCUMENTS, SAMPLE_LABELS, SELECTION_RUNS
 from curation import sampling
 from curation.progress import excerpt
 from curation.statistics import wilson
@@ -151,6 +151,7 @@ class SelectionFigures:
     coverage: tuple[BenchmarkCoverage, ...]
     gaps: tuple[ShownGap, ...]
     documents: tuple[ShownDocument, ...]
+    contamination: dict[str, Any] | None  # of the search for held-out tests, where the selection goes by one
     classifier: dict[str, Any]
     calibration: tuple[CalibrationBin, ...]
     drift: tuple[dict[str, Any], ...]
@@ -168,7 +169,7 @@ def gather(run: Run, *, by: Sequence[str] = ()) -> SelectionFigures:
     row = read(SELECTION_RUNS).where(F.col("selection_id") == selected.key).first()
     assert row is not None
     config, parameters = config_of(row["parameters"]), json.loads(row["parameters"])
-    scores = read(CORPUS_SCORES).where(F.col("classifier_id") == selected["classifier_id"])
+    scores = stages.scores_to_cut(run, selected["classifier_id"], config)
     documents = read(DOCUMENTS).select("doc_id", "metadata")
     judged = with_verdict(scores, config, cuts_of(row["parameters"]), documents=documents)
     judged = judged.withColumn("by_score", score_of(config))
@@ -184,10 +185,10 @@ def gather(run: Run, *, by: Sequence[str] = ()) -> SelectionFigures:
         imported={
             "files": sum(each["files"] for each in imports),
             "duplicates": sum(each["duplicates"] for each in imports),
-            "documents": sum(count for count, _ in stages.corpus_chunks(run).values()),
-            "bytes": sum(size for _, size in stages.corpus_chunks(run).values()),
+            "documents": sum(count for count, _ in corpus.chunks(run).values()),
+            "bytes": sum(size for _, size in corpus.chunks(run).values()),
         },
-        rejected=stages.rejections(imports),
+        rejected=corpus.rejections(imports),
         sampled=made_from.drawn["rows"],
         positives=made_from.ranked["positives"],
         bins=bins,
@@ -199,6 +200,7 @@ def gather(run: Run, *, by: Sequence[str] = ()) -> SelectionFigures:
         coverage=tuple(_as_coverage(each) for each in covered["examples"].values()),
         gaps=_gaps(run, made_from, coverage_rows),
         documents=_documents(run, made_from, judged),
+        contamination=_contamination(run, config.decontamination_id),
         classifier={"classifier_id": made_from.trained.key, **made_from.trained.values},
         calibration=calibration(_held_out(run, made_from, scores)),
         drift=tuple(drift_of(run, selected)),
@@ -294,6 +296,11 @@ def _gaps(run: Run, made_from: stages.Origins, covered: DataFrame) -> tuple[Show
                  excerpt(texts[row["example_id"]], TEXT_SHOWN), nearest.get(row["nearest_doc_id"]))
         for row in least
     )  # fmt: skip
+
+
+def _contamination(run: Run, decontamination_id: str | None) -> dict[str, Any] | None:
+    found = run.result("decontaminate", decontamination_id) if decontamination_id is not None else None
+    return found.values if found is not None else None
 
 
 # -- documents ---------------------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from betr import diff, pages, stages
+from betr import diff, export, pages, release, stages
 from betr.config import RunConfig
 from betr.run import Run
 from betr.show import gaps, report, summarise
+from betr.tables import ALL
 from curation.errors import DriftError, input_errors
+from curation.export import ExportConfig
 from curation.progress import Terminal
 from curation.session import get_session
 from curation.tables import Tables, hold
@@ -28,6 +30,7 @@ def betr(run: Run) -> None:
     stages.rank(run)  # 3.3  every example ranks every sampled document; best rank; the top 10% are positive
     stages.train(run)  # 3.4  a fastText classifier learns to tell the positives
     stages.score(run)  # 3.4  it scores the whole corpus, broadcast to every executor
+    stages.decontaminate(run)  # 3.1  what the corpus shares with held-out tests is kept from the selection
     stages.select(run)  # 3.5  the best tokens for the compute at hand
     stages.cover(run)  # which examples chose what, and which have nothing near them
     stages.watch(run)  # what has moved since the last run
@@ -41,6 +44,7 @@ STAGES = {
     "rank": stages.rank,
     "train": stages.train,
     "score": stages.score,
+    "decontaminate": stages.decontaminate,
     "select": stages.select,
     "cover": stages.cover,
     "watch": stages.watch,
@@ -54,6 +58,7 @@ def run(config: RunConfig, *, spark: SparkSession | None = None, terminal: Termi
     """
     with opened(config, spark, terminal) as this:
         betr(this)
+        retain(this)
         page = pages.draw(this)
         summarise(this)
         return checked(this, report(this) | {"page": page})
@@ -66,6 +71,13 @@ def run_stage(
     with opened(config, spark, terminal) as this:
         STAGES[stage](this)
         return checked(this, report(this)) if stage == "watch" else report(this)
+
+
+def retain(run: Run) -> None:
+    """Set how long the tables keep what they replace, where --retention-days says so."""
+    days = run.config.retention_days
+    if days is not None and (changed := run.tables.retain(ALL, days=days)):
+        run.terminal.line(f"retention: {len(changed)} tables now keep {days} days")
 
 
 def checked(run: Run, found: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +113,24 @@ def compare_selections(
     """What came in and went out between two selections (`betr diff`), by source and by `config.by`."""
     with input_errors():
         return diff.show(Run(config, spark or get_session(), terminal or Terminal()), a, b, by=config.by)
+
+
+def export_selection(
+    config: RunConfig, how: ExportConfig, out: str, *, selection: str | None = None,
+    spark: SparkSession | None = None, terminal: Terminal | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a selection, by default the latest, as shards into a folder (`betr export`); returns their totals."""
+    with input_errors():
+        return export.write(Run(config, spark or get_session(), terminal or Terminal()), how, out, selection=selection)
+
+
+def release_selection(
+    config: RunConfig, selection: str | None, *, name: str | None = None, spark: SparkSession | None = None,
+    terminal: Terminal | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a selection, by default the latest, as a table of its own (`betr release`)."""
+    with opened(config, spark, terminal) as this:
+        return release.release(this, selection, name=name)
 
 
 @contextmanager

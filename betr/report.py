@@ -13,6 +13,7 @@ from betr.coverage import QUANTILES
 from betr.drift import MEANINGS
 from betr.figures import PLACES, ScoreBin, SelectionFigures, ShownDocument
 from curation import report
+from curation.decontamination import CUT, DROPPED
 from curation.progress import clock
 from curation.report import Html, Point, Reference, Section, percent
 
@@ -110,6 +111,7 @@ def _flow(found: SelectionFigures) -> list[Html]:
     imported, chosen = found.imported, found.selection
     put_aside = sum(found.rejected.values())
     rows = imported["documents"] + imported["duplicates"] + put_aside
+    scored = "documents scored" if found.contamination is None else "documents scored and left"
     steps: list[tuple[object, object, object]] = [
         ("rows read", rows, f"from {imported['files']:,} files"),
         *(
@@ -120,10 +122,22 @@ def _flow(found: SelectionFigures) -> list[Html]:
         ("documents", imported["documents"], f"{imported['bytes'] / 1e6:,.1f} MB of text"),
         ("of these sampled and ranked", found.sampled, f"by {sum(found.benchmarks.values()):,} task examples"),
         ("of the sample taught as ones to keep", found.positives, percent(found.positives / max(1, found.sampled))),
-        ("documents scored", chosen["documents"], f"{chosen['tokens']:,} tokens"),
+        *_held_out(found),
+        (scored, chosen["documents"], f"{chosen['tokens']:,} tokens"),
         ("documents kept", chosen["kept_documents"], f"{chosen['kept_tokens']:,} tokens"),
     ]
     return [report.table(["step", "rows", ""], steps)]
+
+
+def _held_out(found: SelectionFigures) -> list[tuple[object, object, object]]:
+    """What the search for held-out tests took away; nothing where none was made."""
+    if found.contamination is None:
+        return []
+    tests = f"{found.contamination['tests']:,} held-out test texts"
+    return [
+        ("dropped: too much of it stands in tests", found.contamination[DROPPED], f"searched for {tests}"),
+        ("cut around what stands in tests", found.contamination[CUT], "in the table contaminated_documents"),
+    ]
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
@@ -140,7 +154,7 @@ def _scores(found: SelectionFigures) -> list[Html]:
                 {"whole corpus": everything, "kept": kept},
                 x_label="score as log-odds: 0 is a score of 0.5",
                 note="each as a share of its own tokens" + _cut_in_words(found),
-                reference=_cut_line(found),
+                reference=cut_line(found),
             )
         )
     others = [(percent(each.keep, 0), each.score, each.documents, each.tokens) for each in found.other_cuts]
@@ -162,11 +176,11 @@ def _scores(found: SelectionFigures) -> list[Html]:
 def _cut_in_words(found: SelectionFigures) -> str:
     if found.config.mode == "soft":
         return "; a soft cut keeps low scores too, more seldom"
-    line = _cut_line(found)
+    line = cut_line(found)
     return "" if line is None else f"; the cut is at {line.value:.2f}, a score of {found.selection['threshold']:.4f}"
 
 
-def _cut_line(found: SelectionFigures) -> Reference | None:
+def cut_line(found: SelectionFigures) -> Reference | None:
     """The cut as a line of the chart, where it is one score."""
     threshold = found.selection["threshold"]
     alone = found.config.mode == "hard" and not found.config.quotas and 0 < threshold < 1

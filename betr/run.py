@@ -23,7 +23,9 @@ from curation.tables import Tables, Write
 
 T = TypeVar("T")
 DONE, RESUMED, UNCHANGED, STARTED = "done", "resumed", "unchanged", "started"
-STAGE_ORDER = ("import", "targets", "sample", "embed", "rank", "train", "score", "select", "cover", "watch")
+STAGE_ORDER = (
+    "import", "targets", "sample", "embed", "rank", "train", "score", "decontaminate", "select", "cover", "watch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class SelectionConfig:
     p / (1 - p) to the power 1 / temperature. quotas: `source=wiki:0.2` or `metadata.language=de:0.1`, all of one field:
     each value gets its share of the kept tokens, everything else shares the rest. head: the benchmark whose score is
     cut. Quotas of heads, `head=arc_easy:0.3`: a document belongs to the head that scores it highest (of equals the
-    first by name) and goes by that score.
+    first by name) and goes by that score. decontamination_id: whose verdicts on documents hold, None for none's.
     """
 
     keep: float | None = None
@@ -76,6 +76,7 @@ class SelectionConfig:
     name: str = "default"
     threshold: float | None = None
     threshold_id: str | None = None
+    decontamination_id: str | None = None
 
     def __post_init__(self) -> None:
         given = {"keep": self.keep, "tokens": self.tokens, "flops": self.flops, "threshold": self.threshold}
@@ -189,7 +190,8 @@ class Selection:
 
 def selection_id(scored: str, config: SelectionConfig) -> str:
     """Names a selection by what it is made from: the state of the scores (with their classifier), and the settings."""
-    later = ("threshold", "threshold_id")  # settings that came later, and change no id where they aren't used
+    # Settings that came later, and change no id where they aren't used.
+    later = ("threshold", "threshold_id", "decontamination_id")
     every = dataclasses.asdict(config).items()
     settings = {name: value for name, value in every if value is not None or name not in later}
     return content_id("selection", scored, settings)

@@ -11,15 +11,17 @@ from pyspark.sql import functions as F
 from rich.table import Table
 from rich.text import Text
 
-from betr import benchmarks, classifier, coverage
+from betr import benchmarks, classifier, corpus, coverage
 from betr import explain as explaining
 from betr.config import RunConfig
 from betr.run import DONE, RESUMED, STAGE_ORDER, STARTED, UNCHANGED, Outcome, Run
-from betr.stages import load_trained, origins, rejections, targets
+from betr.stages import load_trained, origins, targets
 from betr.tables import (
     ALL,
     BENCHMARK_EXAMPLES,
     CLASSIFIERS,
+    CONTAMINATED_DOCUMENTS,
+    CONTAMINATION_HITS,
     CORPUS_SCORES,
     COVERAGE,
     DOCUMENTS,
@@ -50,7 +52,7 @@ def report(run: Run) -> dict[str, Any]:
         "run_id": run.run_id,
         "tables": run.tables.root,
         "stages": [vars(stage) for stage in run.reports],
-        "rejected": rejections(imports),
+        "rejected": corpus.rejections(imports),
         "duplicates": sum(outcome["duplicates"] for outcome in imports),
         "classifier": _figures(trained) if trained else None,
         "selection": {name: selected[name] for name in cut} if selected else None,
@@ -136,6 +138,7 @@ def explain(config: RunConfig, doc_id: str, *, spark: SparkSession, terminal: Te
         contributions=lambda text: classifier.feature_contributions(text, model),
         rejected=tables.read(REJECTED_DOCUMENTS),
         duplicates=tables.read(DUPLICATE_DOCUMENTS),
+        contaminated=tables.read(CONTAMINATED_DOCUMENTS),
     )
     terminal.console.print(explaining.render_explanation(explanation))
     return explaining.as_json(explanation)
@@ -398,6 +401,20 @@ def _coverage(tables: Tables) -> list[dict[str, Any]]:
     return [row.asDict() for row in rows.orderBy("selection_id", "benchmark").collect()]
 
 
+def _contamination(tables: Tables) -> list[dict[str, Any]]:
+    """What the corpus shares with each test set, by search; the most frequent n-gram may be too common to count."""
+    hits = tables.read(CONTAMINATION_HITS)
+    keys = ["tests_id", "test_set"]
+    most = hits.groupBy(*keys, "gram").count().groupBy(*keys).agg(F.max("count").alias("most_frequent"))
+    found = hits.groupBy(*keys).agg(
+        F.count(F.lit(1)).alias("hits"),
+        F.count_distinct("doc_id").alias("documents"),
+        F.count_distinct("test_id").alias("tests"),
+        F.count_distinct("gram").alias("ngrams"),
+    )
+    return [row.asDict() for row in found.join(most, keys).orderBy(*keys).collect()]
+
+
 def _moved(tables: Tables) -> list[dict[str, Any]]:
     columns = ("selection_id", "compared_with", "measure", "value", "at_most", "breached", "said")
     return [row.asDict() for row in tables.read(DRIFT).select(*columns).orderBy("selection_id", "measure").collect()]
@@ -410,6 +427,7 @@ VIEWS = {
     "selections": _selections,
     "coverage": _coverage,
     "drift": _moved,
+    "contamination": _contamination,
     "classifiers": _classifiers,
     "tables": _tables,
     "rejected": _rejected,

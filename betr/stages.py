@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import reduce
@@ -20,7 +20,18 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from betr import benchmarks, classifier, coverage, drift, file_scoring, ranking, scoring, selection
+from betr import (
+    benchmarks,
+    classifier,
+    contamination,
+    corpus,
+    coverage,
+    drift,
+    file_scoring,
+    ranking,
+    scoring,
+    selection,
+)
 from betr.config import PAPER_SAMPLE
 from betr.run import Outcome, Run, Work
 from betr.tables import (
@@ -62,6 +73,7 @@ def check_inputs(run: Run) -> None:
         _columns(run), _inputs(run)
     if run.config.benchmarks:
         _sources(run), _templates(run)
+    contamination.named_sources(run)
     _encoder(run)
     _classifier_folder(run)
     for spec in (CLASSIFIERS, CORPUS_SCORES):
@@ -104,9 +116,9 @@ def import_documents(run: Run) -> Outcome:
     """Read new files into `documents`; what can't be used goes aside with a reason, copies with what they copy."""
     config, tables = run.config, run.tables
     if not config.documents:
-        if not imports(run):
+        if not corpus.imports(run):
             raise InputError(f"{tables.root} holds no documents yet: name some with --documents PATH...")
-        return run.unchanged(imports(run)[-1])
+        return run.unchanged(corpus.imports(run)[-1])
     columns, inputs = _columns(run), _inputs(run)
     # A file is known by its name, size and time, and by how it was read: read otherwise, it is imported again.
     prints = {each.path: reading.import_id([each], columns, max_bytes=config.max_bytes) for each in inputs}
@@ -116,7 +128,7 @@ def import_documents(run: Run) -> Outcome:
         known = set(prints.items())
     fresh = [each for each in inputs if (each.path, prints[each.path]) not in known]
     if not fresh:
-        return run.unchanged(imports(run)[-1], f"{len(inputs)} file(s) imported before")
+        return run.unchanged(corpus.imports(run)[-1], f"{len(inputs)} file(s) imported before")
 
     key = reading.import_id(fresh, columns, max_bytes=config.max_bytes)
     with run.stage("import", key, unit="documents") as work:
@@ -153,7 +165,7 @@ def import_documents(run: Run) -> Outcome:
         work.rows_out = sum(count for count, _ in chunks.values())
         work.rows_in = work.rows_out + sum(reasons.values()) + copies
         work.bytes_in = sum(each.bytes for each in fresh)
-        if not chunks and not imports(run):
+        if not chunks and not corpus.imports(run):
             raise InputError(
                 f"--documents: not one document is left of {work.rows_in} rows; rejected: {_reasons(reasons)}; "
                 f"each row's reason is in the table {REJECTED_DOCUMENTS.name}"
@@ -162,38 +174,29 @@ def import_documents(run: Run) -> Outcome:
         known_now = IMPORTED_FILES.frame(run.spark, files)
         tables.replace(IMPORTED_FILES, known_now, where={"import_id": key}, keys_are_unique=True)
         work.values = {"chunks": chunks, "rejected": reasons, "duplicates": copies, "files": len(fresh)}
+        if revisions := {each.dataset: each.revision for each in fresh if each.revision}:
+            work.values["revisions"] = revisions
+    if "cut_short" in reasons:
+        _warn_of_cuts(run, key)
     if reasons or copies:
         run.terminal.line(f"  put aside: {_reasons({**reasons, **({'duplicate': copies} if copies else {})})}")
     return run.needs("import")
+
+
+def _warn_of_cuts(run: Run, import_id: str, *, most: int = 10) -> None:
+    """Name the files that could be read in part only: what they held after that isn't known, not even how much."""
+    mine = (F.col("import_id") == import_id) & (F.col("reason") == "cut_short")
+    rows = run.tables.read(REJECTED_DOCUMENTS).where(mine).orderBy("file").limit(most + 1).collect()
+    for row in rows[:most]:
+        run.warn(f"{row['file']} is kept up to its record {row['row']}: {row['detail']}; fetch it again")
+    if len(rows) > most:
+        run.warn(f"more files are cut short; all of them are in the table {REJECTED_DOCUMENTS.name}")
 
 
 def _unless_recorded(run: Run, spec: TableSpec, rows: DataFrame, columns: list[str], import_id: str) -> DataFrame:
     """Rows that no other import put aside before: a file that is read again isn't counted twice."""
     there = run.tables.read(spec).where(F.col("import_id") != import_id).select(*columns)
     return rows.join(there, columns, "left_anti")
-
-
-def imports(run: Run) -> list[Outcome]:
-    """Every finished import, oldest first: together they are the corpus."""
-    return run.all("import")
-
-
-def rejections(done: Iterable[Outcome]) -> dict[str, int]:
-    """reason -> rows that these imports put aside, by reason."""
-    counts: Counter[str] = Counter()
-    for outcome in done:
-        counts.update(outcome["rejected"])
-    return dict(sorted(counts.items()))
-
-
-def corpus_key(run: Run) -> str:
-    """What names the corpus as it is now: the imports that brought documents."""
-    return content_id("corpus", sorted(outcome.key for outcome in imports(run) if outcome["chunks"]))
-
-
-def corpus_chunks(run: Run) -> dict[str, tuple[int, int]]:
-    """chunk -> (documents, bytes) of the whole corpus."""
-    return {chunk: tuple(size) for outcome in imports(run) for chunk, size in outcome["chunks"].items()}  # type: ignore[misc]
 
 
 def _chunks(documents: DataFrame) -> dict[str, tuple[int, int]]:
@@ -262,7 +265,7 @@ def draw_sample(run: Run) -> Outcome:
     config, tables = run.config, run.tables
     run.needs("import", "import --documents PATH...")
     request = {"seed": config.seed, "sample": config.sample}
-    now = corpus_key(run)
+    now = corpus.key(run)
     earlier = run.before(
         "sample", where=lambda o: o["request"] == request and (not config.retrain or o["corpus"] == now)
     )
@@ -271,7 +274,7 @@ def draw_sample(run: Run) -> Outcome:
         return run.unchanged(earlier, grown)
     with run.stage("sample", content_id("sample", request, now), unit="documents") as work:
         documents = tables.read(DOCUMENTS)
-        available = sum(count for count, _ in corpus_chunks(run).values())
+        available = sum(count for count, _ in corpus.chunks(run).values())
         work.rows_in = available
         with work.clock.counting("compute"):
             below, last = _sample_bound(run, documents, available)
@@ -784,7 +787,7 @@ def score(run: Run) -> Outcome:
     trained = run.needs("train")
     if config.heads and not trained.values.get("heads"):
         raise InputError("--heads: the classifier is for all targets only: run `betr train --heads` first")
-    key = content_id("score", trained.key, corpus_key(run))
+    key = content_id("score", trained.key, corpus.key(run))
     if (earlier := run.result("score", key)) is not None:
         return run.unchanged(earlier)
     models = load_heads(run, trained)
@@ -797,12 +800,12 @@ def score(run: Run) -> Outcome:
     with run.stage("score", key, unit="documents", in_parts=True) as work:
         mine = F.col("classifier_id") == trained.key
         done = {r["chunk"] for r in tables.read(CORPUS_SCORES).where(mine).select("chunk").distinct().collect()}
-        chunks = {chunk: size for chunk, size in corpus_chunks(run).items() if chunk not in done}
+        chunks = {chunk: size for chunk, size in corpus.chunks(run).items() if chunk not in done}
         work.progress.expect(sum(count for count, _ in chunks.values()))
         work.bytes_in = sum(size for _, size in chunks.values())
         payloads = tuple(model.to_bytes() for model in models.values())
         shared: Shared[scoring.Payload] = share(run.spark, payloads if heads else payloads[0])
-        corpus, way, reason = tables.read(DOCUMENTS), "", ""
+        documents, way, reason = tables.read(DOCUMENTS), "", ""
         files: dict[str, list[file_scoring.DataFile]] = {}
         if chunks:
             way, reason = file_scoring.choose_way(tables, DOCUMENTS, config.read)
@@ -810,7 +813,8 @@ def score(run: Run) -> Outcome:
             run.terminal.line(f"  score {how}: {reason}")
             # Through Spark they are only needed to name one that is gone.
             if way == "files" or (not tables.is_catalog and is_local(tables.root)):
-                files = _files_by_chunk(file_scoring.list_files(corpus.where(F.col("chunk").isin(*chunks)), ("chunk",)))
+                unscored = documents.where(F.col("chunk").isin(*chunks))
+                files = _files_by_chunk(file_scoring.list_files(unscored, ("chunk",)))
         for number, (chunk, (count, _)) in enumerate(sorted(chunks.items())):
             clock = work.clock if number % CHUNKS_A_CLOCK == 0 else None
             work.progress.batch(count)
@@ -820,13 +824,13 @@ def score(run: Run) -> Outcome:
                         files.get(chunk, []), ("doc_id", "source", "text"), tasks=default_parallelism(run.spark)
                     )
                     scores = file_scoring.score_files(
-                        run.spark, shares, corpus.schema, classifier=shared, tokens=counter, keep=("source",),
+                        run.spark, shares, documents.schema, classifier=shared, tokens=counter, keep=("source",),
                         heads=heads, clock=clock,
                     )  # fmt: skip
                 else:
-                    documents = corpus.where(F.col("chunk") == chunk)
+                    texts = documents.where(F.col("chunk") == chunk)
                     scores = scoring.score_documents(
-                        documents, classifier=shared, tokens=counter, keep=("source",), heads=heads, clock=clock
+                        texts, classifier=shared, tokens=counter, keep=("source",), heads=heads, clock=clock
                     )
                 # Sorted by score, so that a cut skips the row groups below it.
                 scores = scores.sortWithinPartitions("score", "doc_id")
@@ -851,7 +855,7 @@ def score(run: Run) -> Outcome:
         assert totals is not None
         work.values = {
             "classifier_id": trained.key,
-            "corpus": corpus_key(run),
+            "corpus": corpus.key(run),
             "documents": totals["n"],
             "tokens": totals["t"],
             "heads": heads,
@@ -880,6 +884,14 @@ def _files_named(files: list[file_scoring.DataFile]) -> Iterator[None]:
         raise
 
 
+# -- decontaminate -----------------------------------------------------------------------------------------------------
+
+
+def decontaminate(run: Run) -> Outcome | None:
+    """What the corpus shares with held-out test sets, new chunks alone; None where no test set is named (3.1)."""
+    return contamination.decontaminate(run)
+
+
 # -- select ------------------------------------------------------------------------------------------------------------
 
 
@@ -892,11 +904,13 @@ def select(run: Run) -> Outcome:
         made = tables.read(SELECTION_RUNS).collect()
         carried = selection.find_selection(made, config.carry, root=tables.root)
         wanted = selection.carry(carried, name=config.name)
+    cleaned = contamination.applied(run, scored["corpus"])
+    wanted = dataclasses.replace(wanted, decontamination_id=cleaned.key if cleaned else None)
     key = selection.selection_id(scored.key, wanted)
     if (earlier := run.result("select", key)) is not None:
         return run.unchanged(earlier)
     with run.stage("select", key, unit="documents") as work:
-        scores = tables.read(CORPUS_SCORES).where(F.col("classifier_id") == scored["classifier_id"])
+        scores = scores_to_cut(run, scored["classifier_id"], wanted)
         by_metadata = (wanted.quota_field or "").startswith("metadata.")
         with work.clock.counting("compute"):
             cut = selection.select(
@@ -922,6 +936,14 @@ def select(run: Run) -> Outcome:
     for warning in cut.warnings:
         run.warn(warning)
     return run.needs("select")
+
+
+def scores_to_cut(run: Run, classifier_id: str, config: selection.SelectionConfig) -> DataFrame:
+    """A classifier's scores without the documents that these settings drop, and with the tokens that they leave."""
+    scores = run.tables.read(CORPUS_SCORES).where(F.col("classifier_id") == classifier_id)
+    if config.decontamination_id is not None:
+        scores = contamination.leave_out(run, scores, config.decontamination_id)
+    return scores
 
 
 # -- cover -------------------------------------------------------------------------------------------------------------
@@ -1037,12 +1059,12 @@ def _last_selection(run: Run, selected: Outcome) -> Outcome | None:
 
 def _since(run: Run, last: Outcome) -> list[Outcome]:
     """The imports after a selection."""
-    return [each for each in imports(run) if run.began(each) > run.began(last)]
+    return [each for each in corpus.imports(run) if run.began(each) > run.began(last)]
 
 
 def _measures(run: Run, selected: Outcome, last: Outcome, limits: Mapping[str, float]) -> list[drift.Measure]:
     fresh = _since(run, last)
-    known = [each for each in imports(run) if each not in fresh]
+    known = [each for each in corpus.imports(run) if each not in fresh]
     found = []
     if any(each["chunks"] for each in fresh):
         before, new, kept = _new_and_before(run, selected, [chunk for each in fresh for chunk in each["chunks"]])
@@ -1065,7 +1087,7 @@ def _new_and_before(run: Run, selected: Outcome, chunks: list[str]) -> tuple[lis
     row = tables.read(SELECTION_RUNS).where(F.col("selection_id") == selected.key).first()
     assert row is not None
     config, cuts = selection.config_of(row["parameters"]), selection.cuts_of(row["parameters"])
-    scores = tables.read(CORPUS_SCORES).where(F.col("classifier_id") == selected["classifier_id"])
+    scores = scores_to_cut(run, selected["classifier_id"], config)
     documents = tables.read(DOCUMENTS).select("doc_id", "metadata")
     judged = selection.with_verdict(scores, config, cuts, documents=documents)
     bin_, new = selection.log_odds_bin(selection.score_of(config)), F.col("chunk").isin(*chunks)
@@ -1081,7 +1103,7 @@ def _new_and_before(run: Run, selected: Outcome, chunks: list[str]) -> tuple[lis
 
 def _put_aside(done: list[Outcome]) -> tuple[int, int]:
     """(rows rejected, rows read) of some imports; a copy of a known text isn't a rejection."""
-    rejected = sum(rejections(done).values())
+    rejected = sum(corpus.rejections(done).values())
     kept = sum(count for each in done for count, _ in each["chunks"].values())
     return rejected, rejected + kept + sum(each["duplicates"] for each in done)
 

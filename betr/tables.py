@@ -5,6 +5,7 @@ from betr.coverage import COVERAGE
 from betr.drift import DRIFT
 from betr.ranking import SAMPLE_LABELS, SAMPLE_RANKS, SAMPLE_RELEVANCE
 from betr.selection import SELECTION_RUNS, SELECTIONS
+from curation.decontamination import CONTAMINATED_DOCUMENTS, CONTAMINATION_HITS, DECONTAMINATED_CHUNKS
 from curation.documents import DOCUMENTS, DUPLICATE_DOCUMENTS, REJECTED_DOCUMENTS
 from curation.embedding import BENCHMARK_EMBEDDINGS, SAMPLE_EMBEDDINGS
 from curation.sampling import CORPUS_SAMPLE
@@ -72,6 +73,9 @@ ALL = (
     SAMPLE_LABELS,
     CLASSIFIERS,
     CORPUS_SCORES,
+    CONTAMINATION_HITS,
+    DECONTAMINATED_CHUNKS,
+    CONTAMINATED_DOCUMENTS,
     SELECTIONS,
     SELECTION_RUNS,
     COVERAGE,

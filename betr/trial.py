@@ -109,7 +109,9 @@ class EstimateConfig(RunConfig):
             raise InputError(f"--gpu-texts-per-second must be above 0; got {self.gpu_texts_per_second!r}")
         if not self.documents or not self.benchmarks:
             missing = "--documents" if not self.documents else "--benchmarks"
-            raise InputError(f"{missing} is missing: an estimate tries the whole line on what a run will read")
+            raise InputError(
+                f"{missing} is missing: an estimate tries the whole line on what a run will read; name it as for `run`"
+            )
         if self.executors is not None:
             self.machines(1, 0)
         if self.prices is not None:

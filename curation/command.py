@@ -17,11 +17,12 @@ from typing import Any, TypeVar, get_type_hints
 from jsonargparse import ArgumentParser, Namespace
 from pyspark.sql import SparkSession
 
-from curation.errors import ChecksFailedError, InputError, explain
+from curation.errors import ChecksFailedError, InputError, MissingExtraError, explain
 from curation.progress import Terminal
 from curation.session import cancel_jobs, get_session, interrupts_raise
 
 Config = TypeVar("Config")
+SHELLS = ("bash", "zsh")
 
 
 # -- a configuration ---------------------------------------------------------------------------------------------------
@@ -63,6 +64,12 @@ def base_parser(config: type) -> ArgumentParser:
 def config_parser(config: type, stage: str | None) -> ArgumentParser:
     """`base_parser` with a flag for each option of the stage (None: of all)."""
     parser = base_parser(config)
+    add_options(parser, config, stage)
+    return parser
+
+
+def add_options(parser: ArgumentParser, config: type, stage: str | None) -> None:
+    """A flag for each option of the stage."""
     types = get_type_hints(config)
     for each in options(config, stage):
         if each.name == "tables":
@@ -77,7 +84,25 @@ def config_parser(config: type, stage: str | None) -> ArgumentParser:
             # YAML knows numbers: `sample: 0.2` is as good as `sample: "0.2"`.
             kind = str | int | float if types[each.name] is str else types[each.name]
             parser.add_argument(flag, type=kind, default=default, help=help_)
+
+
+def completion_parser() -> ArgumentParser:
+    """What `completion` takes: the shell."""
+    parser = ArgumentParser()
+    parser.add_argument("shell", type=str, choices=SHELLS, help="the shell that is to complete commands and options")
     return parser
+
+
+def completion_script(parser: ArgumentParser, shell: str) -> str:
+    """A script for the shell that completes the parser's commands and options without starting Python.
+
+    The parser can't be used any more.
+    """
+    try:
+        import shtab  # noqa: F401 - jsonargparse takes it from here
+    except ImportError:
+        raise MissingExtraError("shell completion", "completion") from None
+    return str(parser.get_completion_script(f"shtab-{shell}"))
 
 
 def read_config(config: type[Config], arguments: Namespace) -> Config:
@@ -124,12 +149,15 @@ def run_command(
         command, chosen = f"{command} {chosen.command}", chosen[chosen.command]
     interrupts_raise()
     try:
+        if command == "completion":
+            print(completion_script(parser, chosen.shell), flush=True)
+            return 0
         result = execute(command, chosen, terminal)
     except InputError as error:
         if error.__cause__ is not None and os.environ.get("BETR_DEBUG"):
             raise  # Spark's own error lies behind the sentence
         terminal.line(f"{program} {command}: {error}")
-        if chosen.json and isinstance(error, ChecksFailedError):
+        if isinstance(error, ChecksFailedError) and chosen.json:
             print(json.dumps(error.result, default=str), flush=True)
         return error.exit_code
     except KeyboardInterrupt:

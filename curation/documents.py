@@ -1,18 +1,20 @@
-"""Documents from JSON lines, Parquet, text files and Delta; what can't be taken is kept aside with its reason.
+"""Documents from JSON lines, Parquet, Arrow, text, WARC and Delta; what can't be taken is kept aside with its reason.
 
-Everything heavy is Spark's own: no text passes through Python, but for .zst, which Spark can't read.
+Everything heavy is Spark's own: no text passes through Python, but for .zst, Arrow and WARC, which Spark can't read.
 """
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
-from functools import reduce
+from dataclasses import astuple, dataclass, field, fields, replace
+from functools import partial, reduce
 from typing import BinaryIO
 
 import numpy as np
@@ -22,6 +24,8 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from curation import hub, warc
+from curation.arrow_files import FILE, ROW, read_arrow
 from curation.errors import InputError, SchemaError, input_errors
 from curation.frames import driver_rows
 from curation.tables import TableSpec, absolute, is_local
@@ -50,7 +54,7 @@ IMPORT_ROWS = TableSpec(
     "import_rows",
     key=("file", "block", "ordinal"),
     schema="file string, block bigint, ordinal bigint, doc_id string, text string, source string, license string, "
-    "metadata map<string,string>, text_hash string, reason string",
+    "metadata map<string,string>, text_hash string, reason string, detail string",
 )
 IMPORT_VERDICTS = TableSpec(
     "import_verdicts",
@@ -63,6 +67,8 @@ MAX_CHUNKS = 4096
 KNOWN = {
     **{ext: "jsonl" for base in (".jsonl", ".ndjson", ".json") for ext in (base, f"{base}.gz", f"{base}.zst")},
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    **{ext: "warc" for base in (".warc", ".wet", ".warc.wet") for ext in (base, f"{base}.gz")},
     **{ext: "text" for base in (".txt", ".md", ".text") for ext in (base, f"{base}.gz")},
 }
 REASONS = {
@@ -72,6 +78,11 @@ REASONS = {
     "empty": "the text is only whitespace",
     "too_long": "the text is longer than the limit",
     "id_conflict": "the id stands for another text",
+    "cut_short": "the file can't be read from here on",
+    "http_status": "the server did not answer with the page",
+    "not_text": "the record holds neither HTML nor plain text",
+    "malformed_http": "what the server answered can't be read",
+    "malformed_html": "the page can't be read",
 }
 BLANK = "blank_line"  # between rows: skipped, neither a document nor a rejection
 
@@ -108,16 +119,37 @@ class Columns:
 
 @dataclass(frozen=True, order=True)
 class InputFile:
-    """A file, or a Delta table at its version. bytes: as stored; modified: milliseconds since 1970, or the version."""
+    """A file, or a Delta table at its version. bytes: as stored; modified: milliseconds since 1970, or the version.
+
+    A file of the Hugging Face hub is known by its name there and its content's hash, as `modified`; it lies at
+    `fetched`, and came with the commit `revision`.
+    """
 
     path: str
     format: str
     bytes: int
     modified: int
+    fetched: str = field(default="", compare=False)
+    revision: str = field(default="", compare=False)
+
+    @property
+    def place(self) -> str:
+        return self.fetched or self.path
+
+    @property
+    def dataset(self) -> str:
+        """OWNER/NAME, of a file of the hub."""
+        return "/".join(self.path.split("/")[3:5]) if self.fetched else ""
 
     @property
     def compressed(self) -> bool:
         return self.format in {"parquet", "delta"} or self.path.endswith((".gz", ".zst"))
+
+    @property
+    def text_per_byte(self) -> float:
+        """About how much text a stored byte stands for."""
+        pages = self.format == "warc" and ".wet" not in self.path.lower().rsplit("/", 1)[-1]  # mostly mark-up
+        return (3 if self.compressed else 1) / (8 if pages else 1)
 
 
 def parse_columns(text: str) -> Columns:
@@ -137,33 +169,46 @@ def parse_columns(text: str) -> Columns:
 
 
 def list_inputs(spark: SparkSession, paths: Iterable[str]) -> list[InputFile]:
-    """Files and Delta tables behind paths, folders (with all below them), globs and catalog names; sorted, each once.
+    """What is behind paths, folders (with all below them), globs, catalog and hub names; sorted, each once.
 
-    Hidden files (`_` or `.` in front) inside a folder are passed over, as everywhere in Spark.
+    Of a folder that is a Hugging Face dataset the files with its rows. Hidden files (`_` or `.` in front) inside a
+    folder are passed over, as everywhere in Spark.
     """
     paths = list(paths)
     if not paths:
         raise InputError("no documents are named; give at least one file, folder, glob or Delta table")
-    return sorted({found for path in paths for found in _list_path(spark, path)})
+    inputs = sorted({found for path in paths for found in _list_path(spark, path)})
+    for one, other in itertools.pairwise(inputs):
+        if one.path == other.path:
+            raise InputError(f"{one.path} is named in two versions of one dataset; import one of them")
+    if any(file.format == "warc" for file in inputs):
+        warc.check_installed()
+    return inputs
 
 
 def n_chunks(inputs: Iterable[InputFile], chunk_bytes: int) -> int:
-    """Chunks of about `chunk_bytes` of text each, in [1, 4096]; .gz, .zst, Parquet and Delta count threefold."""
+    """Chunks of about `chunk_bytes` of text each, in [1, 4096]; .gz, .zst, Parquet and Delta count threefold.
+
+    Of a WARC's pages an eighth is text.
+    """
     if chunk_bytes < 1:
         raise InputError(f"chunk_bytes must be at least 1; got {chunk_bytes}")
-    total = sum(file.bytes * (3 if file.compressed else 1) for file in inputs)
+    total = math.ceil(sum(file.bytes * file.text_per_byte for file in inputs))
     return max(1, min(MAX_CHUNKS, -(-total // chunk_bytes)))
 
 
 def import_id(inputs: Iterable[InputFile], columns: Columns, *, max_bytes: int = MAX_BYTES) -> str:
     """12 hex digits that name what is imported and how: files with size and time, columns, limit."""
-    described = [[astuple(file) for file in sorted(inputs)], astuple(columns), max_bytes]
+    files = [(file.path, file.format, file.bytes, file.modified) for file in sorted(inputs)]
+    described = [files, astuple(columns), max_bytes]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]
 
 
 def _list_path(spark: SparkSession, path: str) -> list[InputFile]:
     if not path.strip():
         raise InputError("an empty path is named as documents; give a file, folder, glob or Delta table")
+    if path.startswith("hf://"):
+        return [_hub_file(file) for file in hub.fetch(path, _format)]
     local = absolute(path)
     if is_local(local):
         if os.path.exists(local):
@@ -184,14 +229,22 @@ def _list_local(spark: SparkSession, path: str) -> list[InputFile]:
         return [_input_file(path, os.path.getsize(path), os.stat(path).st_mtime_ns // 10**6)]
     if os.path.isdir(os.path.join(path, "_delta_log")):
         return [_delta(spark, path, f"delta.`{path}`")]
-    found: list[InputFile] = []
-    for folder, below, names in os.walk(path):
-        below[:] = sorted(name for name in below if not _hidden(name))
-        for name in filter(lambda name: not _hidden(name), names):
-            found += _list_local(spark, os.path.join(folder, name))
+    found = _list_folder(path)
     if not found:
         raise InputError(f"{path} is a folder without documents; known files: {', '.join(KNOWN)}")
     return found
+
+
+def _list_folder(path: str) -> list[InputFile]:
+    files = hub.snapshot_files(path, _format)
+    if files is None:
+        entries = [entry for entry in os.scandir(path) if not _hidden(entry.name)]
+        files = [entry.path for entry in entries if entry.is_file()]
+        below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    else:
+        below = []
+    here = [_input_file(file, os.path.getsize(file), os.stat(file).st_mtime_ns // 10**6) for file in files]
+    return here + [file for folder in below for file in _list_folder(folder)]
 
 
 def _list_remote(spark: SparkSession, path: str) -> list[InputFile]:
@@ -216,6 +269,11 @@ def _input_file(path: str, size: int, modified: int) -> InputFile:
     if _hidden(path):
         raise InputError(f"{path} is hidden (its name starts with _ or .) and Spark passes it over; rename it")
     return InputFile(path, kind, size, modified)
+
+
+def _hub_file(file: hub.HubFile) -> InputFile:
+    listed = _input_file(file.name, file.bytes, int(hashlib.sha256(file.content.encode()).hexdigest()[:12], 16))
+    return replace(listed, fetched=file.place, revision=file.revision)
 
 
 def _delta(spark: SparkSession, path: str, name: str) -> InputFile:
@@ -258,9 +316,11 @@ def read_rows(
     _check_json_columns(spark, [file for file in inputs if file.format == "jsonl"], columns)
     with input_errors():
         lines = [file for file in inputs if file.format == "jsonl" and not file.path.endswith(".zst")]
-        zst = [file.path for file in inputs if file.format == "jsonl" and file.path.endswith(".zst")]
+        zst = [file.place for file in inputs if file.format == "jsonl" and file.path.endswith(".zst")]
         parquet = [file for file in inputs if file.format == "parquet"]
+        arrow = [file.place for file in inputs if file.format == "arrow"]
         texts = [file for file in inputs if file.format == "text"]
+        pages = [file.place for file in inputs if file.format == "warc"]
         frames = [_read_table(spark, file, columns) for file in inputs if file.format == "delta"]
         if lines:
             frames.append(_parse_lines(_text_lines(spark, lines), columns))
@@ -268,16 +328,36 @@ def read_rows(
             frames.append(_parse_lines(_zst_lines(spark, zst), columns))
         if parquet:
             frames.append(_read_parquet(spark, parquet, columns))
+        if arrow:
+            opened = partial(open_file, anywhere=True)
+            frames += [_take_arrow(frame, columns, arrow) for frame in read_arrow(spark, arrow, opened)]
         if texts:
             frames += _read_texts(spark, texts, max_bytes)
+        frames = [frame.withColumn("detail", _null("detail")) for frame in frames]
+        if pages:
+            frames.append(_read_pages(spark, pages, max_bytes))
     if not frames:
         raise InputError("no documents are named; give at least one file, folder, glob or Delta table")
-    return reduce(DataFrame.unionByName, frames)
+    return _named(reduce(DataFrame.unionByName, frames), inputs)
+
+
+def _named(rows: DataFrame, inputs: list[InputFile]) -> DataFrame:
+    """A fetched file goes by its name on the hub, wherever its copy lies."""
+    folders = set()
+    for each in inputs:
+        if each.fetched:
+            there = f"{hub.SCHEME}{each.dataset}/"
+            folders.add((each.fetched.removesuffix(each.path.removeprefix(there)), there))
+    file = F.col("file")
+    for here, there in sorted(folders):
+        inside = file.substr(F.lit(len(here) + 1), F.length(file))
+        file = F.when(file.startswith(here), F.concat(F.lit(there), inside)).otherwise(file)
+    return rows.withColumn("file", file) if folders else rows
 
 
 def _text_lines(spark: SparkSession, files: list[InputFile]) -> DataFrame:
     # A string column takes the bytes as they are; only "\n" ends a line, whatever else Hadoop takes for an end.
-    scan = spark.read.option("lineSep", "\n").text([_literal_path(file.path) for file in files])
+    scan = spark.read.option("lineSep", "\n").text([_literal_path(file.place) for file in files])
     return scan.select(*_split_position(), "value")
 
 
@@ -291,10 +371,23 @@ def _zst_lines(spark: SparkSession, paths: list[str]) -> DataFrame:
 
 
 def _read_parquet(spark: SparkSession, files: list[InputFile], columns: Columns) -> DataFrame:
-    scan = spark.read.option("mergeSchema", "true").parquet(*(_literal_path(file.path) for file in files))
+    scan = spark.read.option("mergeSchema", "true").parquet(*(_literal_path(file.place) for file in files))
     where = [_path(), F.lit(-1).cast("bigint").alias("block"), (F.col("_metadata.row_index") + 1).alias("ordinal")]
     label = files[0].path if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more"
     return _take_columns(scan, where, columns, label, source=_stem(F.col("file")))
+
+
+def _take_arrow(scan: DataFrame, columns: Columns, paths: list[str]) -> DataFrame:
+    where = [F.col(FILE).alias("file"), F.lit(-1).cast("bigint").alias("block"), F.col(ROW).alias("ordinal")]
+    label = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    return _take_columns(scan, where, columns, label, source=_stem(F.col("file")))
+
+
+def _read_pages(spark: SparkSession, paths: list[str], max_bytes: int) -> DataFrame:
+    """WARC and WET: what a record holds by itself, whatever the columns of other inputs are called."""
+    numbers = spark.range(0, len(paths), 1, numPartitions=len(paths))
+    rows = numbers.mapInArrow(warc.read_files(paths, open_file, max_bytes=max_bytes), warc.ROWS)
+    return rows.withColumn("source", _stem(F.col("file")))
 
 
 def _read_table(spark: SparkSession, table: InputFile, columns: Columns) -> DataFrame:
@@ -313,10 +406,10 @@ def _read_texts(spark: SparkSession, files: list[InputFile], max_bytes: int) -> 
     frames = []
     if long or empty:
         told = [(file, "too_long") for file in long] + [(file, "empty") for file in empty]
-        rows = [(file.path, -1, 1, None, None, None, None, None, reason) for file, reason in told]
+        rows = [(file.place, -1, 1, None, None, None, None, None, reason) for file, reason in told]
         frames.append(driver_rows(spark, rows, ROWS))
     if short:
-        scan = spark.read.text([_literal_path(file.path) for file in short], wholetext=True)
+        scan = spark.read.text([_literal_path(file.place) for file in short], wholetext=True)
         rows_ = scan.select(_path(), F.col("value").alias("text")).select(
             "file", F.lit(-1).cast("bigint").alias("block"), F.lit(1).cast("bigint").alias("ordinal"),
             _null("id"), "text", F.element_at(F.split("file", "/"), -2).alias("source"), _null("license"),
@@ -366,7 +459,7 @@ def _parse_lines(lines: DataFrame, columns: Columns) -> DataFrame:
 
 def _take_columns(scan: DataFrame, where: list[Column], columns: Columns, label: str, *, source: Column) -> DataFrame:
     """Columns of a table -> fields; the others into metadata."""
-    types = {field.name: field.dataType for field in scan.schema.fields}
+    types = {field.name: field.dataType for field in scan.schema.fields if field.name not in (FILE, ROW)}
     for role, name in columns.names().items():
         if name not in types and (role == "text" or getattr(columns, role)):
             raise _no_column(label, name, role, list(types))
@@ -414,7 +507,7 @@ def _check_json_columns(spark: SparkSession, files: list[InputFile], columns: Co
     chosen = files[:: max(1, -(-len(files) // sample))]
     frames = []
     for file in chosen:
-        lines = _zst_lines(spark, [file.path]) if file.path.endswith(".zst") else _text_lines(spark, [file])
+        lines = _zst_lines(spark, [file.place]) if file.path.endswith(".zst") else _text_lines(spark, [file])
         keys = F.from_json("value", "map<string,string>", JSON_OPTIONS)
         first = lines.limit(100).where(F.is_valid_utf8("value")).select(F.explode(F.map_keys(keys)).alias("key"))
         frames.append(first.groupBy(F.lit(file.path).alias("file")).agg(F.sort_array(F.collect_set("key")).alias("keys")))
@@ -449,7 +542,7 @@ def _decompress(paths: list[str]) -> Callable[[Iterator[pa.RecordBatch]], Iterat
 def _zst_batches(path: str, *, batch_bytes: int = 1 << 22) -> Iterator[pa.Array]:
     """The file's lines as binary arrays of about `batch_bytes`; a line is never split, its newline is kept off."""
     held = bytearray()
-    with _open(path) as stream:
+    with open_file(path) as stream:
         for piece in read_zst(stream, path):
             held += piece
             if len(held) >= batch_bytes and (end := held.rfind(b"\n") + 1):
@@ -486,7 +579,8 @@ def read_zst(stream: BinaryIO, label: str) -> Iterator[bytes]:
         raise InputError(f"{label} is cut short: its last .zst frame has no end; fetch or compress it again")
 
 
-def _open(path: str) -> BinaryIO:
+def open_file(path: str, *, anywhere: bool = False) -> BinaryIO:
+    """A file's bytes, wherever pyarrow can open it. anywhere: they aren't read from first to last."""
     if is_local(path):
         return open(path, "rb")
     from pyarrow import fs
@@ -494,8 +588,8 @@ def _open(path: str) -> BinaryIO:
     try:
         store, inside = fs.FileSystem.from_uri(path)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: pyarrow can't open .zst files there ({error}); copy them or use .gz") from error
-    return store.open_input_stream(inside)  # type: ignore[no-any-return]
+        raise InputError(f"{path}: pyarrow can't open files there ({error}); copy them to where it can") from error
+    return store.open_input_file(inside) if anywhere else store.open_input_stream(inside)  # type: ignore[no-any-return]
 
 
 # -- documents, rejections, duplicates -------------------------------------------------------------------------------
@@ -534,7 +628,9 @@ def check_rows(rows: DataFrame, *, max_bytes: int = MAX_BYTES) -> DataFrame:
     doc_id = F.coalesce(F.nullif("id", F.lit("")), F.col("text_hash"))
     # A rejected row has done its service: its text isn't kept.
     kept = F.when(F.col("reason").isNull(), text).alias("text")
-    return hashed.select(*PLACE, doc_id.alias("doc_id"), kept, "source", "license", "metadata", "text_hash", "reason")
+    return hashed.select(
+        *PLACE, doc_id.alias("doc_id"), kept, "source", "license", "metadata", "text_hash", "reason", "detail"
+    )  # fmt: skip
 
 
 def settle(checked: DataFrame, existing: DataFrame | None) -> DataFrame:
@@ -590,7 +686,7 @@ def new_documents(checked: DataFrame, verdicts: DataFrame, *, import_id: str, n_
 def rejected_rows(checked: DataFrame, verdicts: DataFrame, *, import_id: str) -> DataFrame:
     """What is refused, each row with its reason."""
     sentences = F.create_map(*(F.lit(part) for pair in REASONS.items() for part in pair))
-    detail = F.try_element_at(sentences, F.col("reason"))
+    detail = F.coalesce("detail", F.try_element_at(sentences, F.col("reason")))
     failed = checked.where(F.col("reason") != BLANK).select(*PLACE, "reason", detail.alias("detail"))
     conflicts = verdicts.where(F.col("verdict") == "id_conflict").select(
         *PLACE, F.col("verdict").alias("reason"),

@@ -30,9 +30,9 @@ from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, IntegerType, LongType, StructField, StructType
 
-from curation.compiled import jit
 from curation.errors import InputError
 from curation.hashing import GOLDEN, content_id, mix
+from curation.kernels import jit
 from curation.overlap import Hashes, Indices
 from curation.tables import Tables, TableSpec
 from curation.word_hashes import hashed_words
@@ -470,11 +470,11 @@ def _sketch(grams: Hashes, turns: Hashes, minima: Minima) -> None:
             value = _mix(grams[k] ^ turns[turn])
             place = np.int64((value >> np.uint64(32)) * places >> np.uint64(32))
             if turn >= minima.size:
-                place = turn - minima.size
+                place = np.int64(turn - minima.size)
             minima[place] = min(minima[place], (value & _LOW) | high)  # no branch: none of them would be foretold
         empty = 0
-        for place in range(minima.size):
-            empty += minima[place] == _EMPTY
+        for k in range(minima.size):
+            empty += minima[k] == _EMPTY
         if empty == 0:
             return
 

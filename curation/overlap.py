@@ -29,13 +29,18 @@ _CELLS = 1 << 22  # of the table of shared n-grams that is counted at once
 _ENTRIES = 1 << 23  # n-grams found that are counted at once
 
 # Scripts that put no spaces between words: kana, Han, Thai, Lao, Khmer, Burmese. Hangul has spaces.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}_])\w)+")
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}_])\w)+")
+
+
+def folded(text: str) -> str:
+    """The text as its words are compared: compatible characters and letter case are one."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def words(text: str) -> list[str]:
     """The text's words, in order, as they are compared."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return _WORD.findall(folded(text))
 
 
 def normalised(text: str) -> str:
@@ -205,48 +210,6 @@ def nearest(rows: npt.ArrayLike, others: npt.ArrayLike) -> Best:
         at = np.argmax(cosines, axis=1)
         best[start : start + len(at)], cosine[start : start + len(at)] = at, cosines[np.arange(len(at)), at]
     return Best(best, cosine)
-
-
-@dataclass(frozen=True)
-class TestIndex:
-    """The n-grams of a test set: a test text of 13 words or more by its 13-grams, a shorter one as a whole from 8 on.
-
-    Shorter texts than `shortest` words say too little to be told from chance.
-    """
-
-    __test__ = False  # no test case, whatever pytest thinks of the name
-
-    grams: tuple[tuple[int, Hashes], ...]
-
-    @classmethod
-    def of(cls, texts: Sequence[str], *, shortest: int = 8, longest: int = 13) -> TestIndex:
-        if not 1 <= shortest <= longest:
-            raise InputError(f"test overlap: n-grams need 1 <= shortest <= longest; got {shortest} and {longest}")
-        read = Words.of(texts)
-        by_length: dict[int, Hashes] = {}
-        for n in range(shortest, longest + 1):
-            hashes, owners = read.ngrams(n, whole_if_shorter=False)
-            if n < longest:
-                hashes = hashes[read.lengths[owners] == n]
-            values, counts = np.unique(hashes, return_counts=True)
-            if len(values):
-                by_length[n] = values[counts <= COMMONEST]
-        return cls(tuple(by_length.items()))
-
-    def shared_run(self, texts: Sequence[str]) -> list[str | None]:
-        """The first run of words that each text shares with the test set (the shortest length first), None for none."""
-        read = Words.of(texts)
-        runs: list[str | None] = [None] * len(texts)
-        for n, values in self.grams:
-            hashes, owners = read.ngrams(n, whole_if_shorter=False)
-            places = np.searchsorted(values, hashes)
-            hits = np.flatnonzero(values[np.minimum(places, len(values) - 1)] == hashes)
-            for hit in hits[np.unique(owners[hits], return_index=True)[1]].tolist():
-                text = int(owners[hit])
-                if runs[text] is None:
-                    at = hit - int(np.searchsorted(owners, text))
-                    runs[text] = " ".join(words(texts[text])[at : at + n])
-        return runs
 
 
 def _ranges(starts: Indices, counts: Indices) -> Indices:

@@ -26,6 +26,10 @@ class Html(str):
 
     __slots__ = ()
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the markup, and the page's style for it alone."""
+        return f'<div class="curation"><style>{_notebook_css()}</style>{self}</div>'
+
 
 @dataclass(frozen=True)
 class Section:
@@ -717,3 +721,9 @@ body{max-width:none;padding:0;font-size:10.5pt}nav{display:none}
 section{margin-top:1.4rem}h2,h3,article header,figcaption{break-after:avoid}figure,tr,.figures>div{break-inside:avoid}
 .wide{overflow:visible}a{text-decoration:none}}
 """.strip()
+
+
+def _notebook_css() -> str:
+    """The page's style nested in a class: the notebook around it keeps its own."""
+    nested = re.sub(r":root|(?<!\w)body(?=\{)", "&", _CSS)
+    return f".curation{{{nested}&{{padding:.5rem}}}}"

@@ -10,7 +10,7 @@ import gzip
 import itertools
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from curation import arrow_files, warc
 from curation.documents import InputFile, read_zst
 from curation.errors import InputError
 from curation.tables import is_local
@@ -46,7 +47,7 @@ class _Source(Protocol):
 
 def cut_slices(spark: SparkSession, inputs: Sequence[InputFile], sizes: Sequence[int], folder: Path) -> list[Slice]:
     """A slice of about each of these sizes; fewer rows where the input has fewer, or rows are very long."""
-    chosen = _spread(inputs, FILES)
+    chosen = [replace(file, path=file.place, fetched="") for file in _spread(inputs, FILES)]
     sources = [_source(spark, file) for file in chosen]
     found = []
     for number, size in enumerate(sizes):
@@ -84,11 +85,13 @@ def _name(file: InputFile) -> str:
 
 
 def _source(spark: SparkSession, file: InputFile) -> _Source:
+    if file.format in ("arrow", "warc") and not is_local(file.path):
+        raise InputError(f"{file.path}: slices of .{file.format} files are cut on this machine only; copy some here")
     if file.format == "delta" or not is_local(file.path):
         return _Remote(spark, file)
-    if file.format == "parquet":
-        return _Parquet(file)
-    return _Text(file) if file.format == "text" else _Lines(file)
+    of_format = {"parquet": _Parquet, "arrow": _Arrow, "warc": _Warc, "text": _Text, "jsonl": _Lines}
+    source: _Source = of_format[file.format](file)
+    return source
 
 
 class _Lines:
@@ -183,6 +186,63 @@ def _rows(parquet: pq.ParquetFile, first: int, count: int) -> pa.Table:
 def _write_parquet(table: pa.Table, target: Path) -> None:
     # Small row groups: a slice is to be read by several tasks, as its corpus is.
     pq.write_table(table, target, row_group_size=max(1, len(table) // 4))
+
+
+class _Arrow:
+    """A file's rows, from the disk as they are asked for."""
+
+    def __init__(self, file: InputFile) -> None:
+        self._file, self._from = file, 0
+
+    def take(self, rows: int, target: Path) -> tuple[int, float]:
+        with pa.memory_map(self._file.path) as stream:
+            whole = pa.Table.from_batches(arrow_files.batches(stream, self._file.path))
+            there = len(whole)
+            wanted = min(rows, there, max(1, MOST_BYTES // FILES * there // max(1, whole.nbytes)))
+            first = self._from if self._from + wanted <= there else 0
+            with pa.ipc.new_stream(str(target), whole.schema) as out:
+                out.write_table(whole.slice(first, wanted))
+        self._from = first + wanted
+        return wanted, self._file.bytes * wanted / max(1, there)
+
+
+class _Warc:
+    """Whole records; those that only tell of the crawl are left out. A file that is cut short begins again there."""
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self._open()
+
+    def _open(self) -> None:
+        self._stream = open(self._file.path, "rb")  # noqa: SIM115 - read on by the next slice
+        self._records = warc.read_records(self._stream)
+        self._next = next(self._records, None)
+        self._until, self._taken = 0, 0
+
+    def take(self, rows: int, target: Path) -> tuple[int, float]:
+        records, share = self._read(rows)
+        if len(records) < rows and self._taken:
+            self._stream.close()
+            self._open()
+            records, share = self._read(rows)
+        self._taken += len(records)
+        whole = [record.head + record.block + b"\r\n\r\n" for record in records]
+        packed = target.name.lower().endswith(".gz")
+        target.write_bytes(b"".join(gzip.compress(each, 6, mtime=0) if packed else each for each in whole))
+        return len(records), float(share)
+
+    def _read(self, rows: int) -> tuple[list[warc.Record], int]:
+        """The next records, and the bytes of the file from where the last slice ended to where they do."""
+        records: list[warc.Record] = []
+        size, first = 0, self._until
+        while isinstance(self._next, warc.Record) and len(records) < rows and size < MOST_BYTES // FILES:
+            if self._next.type not in warc.NO_DOCUMENT and self._next.length == len(self._next.block):
+                records.append(self._next)
+                size += self._next.length
+            self._next = next(self._records, None)
+        # All of a file may be one gzip member: then about as far as it has been read.
+        self._until = self._file.bytes if self._next is None else self._next.begins or self._stream.tell()
+        return records, self._until - first
 
 
 class _Text:

@@ -31,6 +31,7 @@ HARMLESS_FEATURES = {
     *("domainMetadata", "generatedColumns", "identityColumns", "inCommitTimestamp", "invariants", "rowTracking"),
     *("v2Checkpoint", "vacuumProtocolCheck"),
 }
+RETENTION = ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration")
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 
@@ -161,6 +162,11 @@ class Tables:
         types = {f.name: f.dataType for f in spec.struct(self.spark)}
         return frame.withColumns({name: F.lit(None).cast(types[name]) for name in lacking})
 
+    @property
+    def versions_read(self) -> dict[str, int]:
+        """Table -> the version that was read last, of all tables read so far."""
+        return dict(sorted(self._read.items()))
+
     def history(self, spec: TableSpec) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp, operation, and our metadata as a dict."""
         rows = self.spark.sql(f"DESCRIBE HISTORY {self.location(spec)}").select(
@@ -234,6 +240,27 @@ class Tables:
             else:
                 condition = " AND ".join(f"{column} = {_literal(value)}" for column, value in where.items())
             self._write(spec, rows, "overwrite", {"replaceWhere": condition})
+
+    def retain(self, specs: Iterable[TableSpec], *, days: int) -> list[str]:
+        """Keep what the tables replace, and their log, for so many days; the names of those that kept it otherwise.
+
+        Until then VACUUM leaves the files of earlier versions, and `read` with a version finds them.
+        """
+        wanted = dict.fromkeys(RETENTION, f"interval {days} days")
+        changed = []
+        for spec in specs:
+            if not self.exists(spec):
+                continue
+            row = self.spark.sql(f"DESCRIBE DETAIL {self.location(spec)}").select("properties").first()
+            assert row is not None
+            if wanted.items() <= dict(row["properties"] or {}).items():
+                continue
+            settings = ", ".join(f"'{name}' = '{value}'" for name, value in wanted.items())
+            with self._commit_metadata(spec):
+                self.spark.sql(f"ALTER TABLE {self.location(spec)} SET TBLPROPERTIES ({settings})")
+            self._forget(spec)
+            changed.append(spec.name)
+        return changed
 
     def drop(self, spec: TableSpec) -> None:
         """Remove a table that only served a stage while it ran."""
@@ -331,12 +358,15 @@ class Tables:
         writer = rows.write.format("delta").option("userMetadata", self._lineage(spec))
         if spec.added:
             writer = writer.option("mergeSchema", "true")
-        if self.exists(spec):
+        there = self.exists(spec)
+        if there:
             writer = writer.mode(mode).options(**options)
         else:  # the first commit makes the table and holds its first rows: nothing in between to be killed at
             writer = writer.mode("append").partitionBy(*spec.partition_by)
         if self.is_catalog:
-            writer.saveAsTable(self.location(spec))
+            # The commit that makes a table of a catalog knows no writer's options.
+            with contextlib.nullcontext() if there else self._commit_metadata(spec):
+                writer.saveAsTable(self.location(spec))
         else:
             writer.save(self.path(spec))
         self._there.add(spec.name)
@@ -383,7 +413,7 @@ class Tables:
             )
 
     def _lineage(self, spec: TableSpec) -> str:
-        versions = {name: version for name, version in sorted(self._read.items()) if name != spec.name}
+        versions = {name: version for name, version in self.versions_read.items() if name != spec.name}
         return json.dumps({"run_id": self.run_id, "config_hash": self.config_hash, "read_versions": versions})
 
     @contextlib.contextmanager

@@ -16,10 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.compiled import jit, load8, store8, trailing_zeros
-from curation.overlap import _UNSPACED, Hashes, Indices, Words, words
-
-U8 = npt.NDArray[np.uint8]
+from curation.kernels import U8, jit, load8, store8, text_buffers, trailing_zeros
+from curation.overlap import UNSPACED, Hashes, Indices, Words, words
 
 _POINTS = 0x20000  # code points in the table: the two planes that hold all but rare ideographs
 _SLACK = 16  # bytes behind a folded text: whole blocks of eight are written, and read with its last word
@@ -42,7 +40,7 @@ def _folding() -> _Folding:
     points = [" " if chr(p) == "\n" or 0xD800 <= p < 0xE000 else chr(p) for p in range(_POINTS)]
     # All at once, a line each: a newline neither changes what stands beside it nor is changed by it.
     normal = unicodedata.normalize("NFKC", "\n".join(points))
-    apart = re.sub(rf"([{_UNSPACED}])|[^\w\n]|_", r" \1 ", normal.casefold())
+    apart = re.sub(rf"([{UNSPACED}])|[^\w\n]|_", r" \1 ", normal.casefold())
     folded = [line.encode() for line in apart.split("\n")]
     seconds = {chr(p) for p in (*range(0x1160, 0x1200), *range(0xD7B0, 0xD800))}  # vowels and finals of Hangul
     for point in points:
@@ -58,33 +56,15 @@ def _folding() -> _Folding:
 
 def hashed_words(texts: pa.Array | pa.ChunkedArray) -> Words:
     """The words of a column of texts; a null has none."""
-    column = pa.chunked_array([texts]) if isinstance(texts, pa.Array) else texts
-    column = column.cast(pa.large_string()).combine_chunks().fill_null("")
-    data, offsets = _buffers(column)
-    hashes, counts = _read(data, offsets, *_folding())
+    if texts.null_count:
+        texts = texts.cast(pa.large_string()).fill_null("")
+    hashes, counts = _read(*text_buffers(texts), *_folding())
     rest = np.flatnonzero(counts < 0)
     if len(rest):
-        folded = [" ".join(words(text)) for text in column.take(pa.array(rest)).to_pylist()]
-        joined = pa.array(folded, pa.large_string())
-        others, counts[rest] = _read_folded(*_buffers(joined))
+        joined = [" ".join(words(texts[int(number)].as_py())) for number in rest]
+        others, counts[rest] = _read_folded(*text_buffers(pa.array(joined, pa.large_string())))
         hashes = _in_turn(hashes, others, counts, rest)
     return Words(hashes, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-
-
-def _buffers(texts: pa.LargeStringArray) -> tuple[U8, Indices]:
-    """Bytes and the n + 1 positions of the texts in them, none copied."""
-    _, offsets, data = texts.buffers()
-    if len(texts) == 0 or offsets is None:
-        return _read_only(np.zeros(0, np.uint8)), _read_only(np.zeros(1, np.int64))
-    bytes_ = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
-    return _read_only(bytes_), _read_only(np.frombuffer(offsets, np.int64, len(texts) + 1, texts.offset * 8))
-
-
-def _read_only(array: Any) -> Any:
-    """One compiled variant, whether Arrow says that the buffer may be written or not."""
-    array = array.view()
-    array.flags.writeable = False
-    return array
 
 
 # -- compiled ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from bare.generators.protocol import Message, Prompt
 from bare.generators.scripted import ScriptedGenerator
 from bare.tasks import draw_shots, load_task, read_seeds
 from bare.verdicts import SeedIndex, VerdictConfig, check_rows
-from curation.overlap import TestIndex
+from curation.held_out import TestIndex
 
 SPARK_FREE = (
     "agreement", "collapse", "cost", "draws", "judge", "metrics", "personas", "tasks", "verdicts",

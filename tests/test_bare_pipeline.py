@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -32,6 +33,7 @@ from bare.tasks import load_task, read_seeds
 from bare.verdicts import COLUMNS, SeedIndex, VerdictConfig, check_rows, reject_copies
 from curation.embedding import EncoderConfig, resolve_encoder
 from curation.errors import InputError
+from curation.export import ExportConfig
 from curation.hashing import content_id
 from curation.session import share
 from curation.tables import Tables
@@ -301,6 +303,19 @@ def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
     found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert exported["rows"] == len(found) == 16
     assert all(row["question"] and row["origin"]["draft"] and len(row["origin"]["shots"]) == 3 for row in found)
+
+    how, out = ExportConfig(format="hf", shard_bytes=500), tmp_path / "shards"
+    said = publish.export(this, str(out), how=how, spark=spark)
+    held = [row for file in sorted(out.glob("data/*.parquet")) for row in pq.read_table(file).to_pylist()]
+    assert said["records"] == len(held) == 16 and said["shards"] > 3 and said["tokens"] is None
+    expected = {row["origin"]["row_id"]: row for row in found}
+    for row in held:
+        fields = dict(expected[row["id"]])
+        origin = {name: value for name, value in fields.pop("origin").items() if name not in ("row_id", "label")}
+        assert json.loads(row["fields"]) == fields and json.loads(row["origin"]) == origin and row["text"]
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\n") and "data/train-*.parquet" in card and "kappa" in card
+    assert publish.export(this, str(out), how=how, spark=spark)["state"] == "unchanged"
 
 
 def test_an_estimate_makes_a_trial_wave_that_the_run_goes_on_from(generated: Any, spark: SparkSession, tmp_path: Path) -> None:

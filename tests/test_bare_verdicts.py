@@ -25,7 +25,8 @@ from bare.verdicts import (
 )
 from curation import overlap
 from curation.errors import InputError
-from curation.overlap import GramIndex, Grams, TestIndex, nearest, normalised, words
+from curation.held_out import TestIndex
+from curation.overlap import GramIndex, Grams, nearest, normalised, words
 
 # -- words and n-grams -------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from betr.config import RunConfig, options
 from betr.trial import EstimateConfig
 from curation.command import read_config
 from curation.errors import InputError
+from curation.export import ExportConfig
 from tests.helpers import run_command
 
 
@@ -19,14 +20,15 @@ def config(**changed: Any) -> RunConfig:
     return RunConfig(**{"tables": "/t", **changed})
 
 
-@pytest.mark.parametrize("command", ["run", "estimate", *cli.STAGE_COMMANDS, "explain", "show", "doctor"])
+@pytest.mark.parametrize("command", ["run", "estimate", *cli.STAGE_COMMANDS, "export", "explain", "show", "doctor"])
 def test_every_command_tells_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.build_parser().parse_args([command, "--help"])
     assert exit_.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     special = {
-        "run": options(), "estimate": dataclasses.fields(EstimateConfig), "explain": [], "show": [], "doctor": []
+        "run": options(), "estimate": dataclasses.fields(EstimateConfig), "export": dataclasses.fields(ExportConfig),
+        "explain": [], "show": [], "doctor": [],
     }  # fmt: skip
     expected = special.get(command, options(command))
     for option in expected:

@@ -81,6 +81,19 @@ def test_a_write_is_noted_with_what_its_commit_added(spark: SparkSession, tables
     assert all(0 < (each.commit_seconds or 0) <= each.seconds for each in tables.writes)
 
 
+@pytest.mark.connect
+def test_a_retention_is_set_once_where_tables_are_and_keeps_what_it_says(spark: SparkSession, tables_root: str) -> None:
+    tables = Tables(spark, tables_root)
+    tables.append(THINGS, things(spark, ("a", "x", 1.0)))
+    assert tables.retain([THINGS, OTHERS], days=60) == ["things"] and not tables.exists(OTHERS)
+    version = tables.version(THINGS)
+    assert tables.retain([THINGS, OTHERS], days=60) == [] and tables.version(THINGS) == version
+    (row,) = spark.sql(f"DESCRIBE DETAIL {tables.location(THINGS)}").collect()
+    assert row["properties"] == dict.fromkeys(
+        ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration"), "interval 60 days")
+    assert content(tables) == [("a", "x", 1.0)]
+
+
 def test_a_table_that_is_not_there_reads_as_empty(spark: SparkSession, tables_root: str) -> None:
     tables = Tables(spark, tables_root)
     assert not tables.exists(THINGS)
@@ -159,6 +172,8 @@ def test_tables_in_a_schema_work_as_those_in_a_folder(spark: SparkSession) -> No
         tables.replace(THINGS, things(spark, ("c", "x", 1.0)), where={"kind": "x"})
         assert content(tables) == [("b", "y", 1.0), ("c", "x", 1.0)]
         assert tables.history(THINGS)[0]["userMetadata"]["run_id"] == "r"
+        tables.append(OTHERS, spark.createDataFrame([("a",)], OTHERS.schema), keys_are_unique=True)  # makes the table
+        assert [commit["userMetadata"]["run_id"] for commit in tables.history(OTHERS)] == ["r"]
         with hold(tables, lease_seconds=60), pytest.raises(TablesBusyError, match="in use by"), hold(tables):
             pass
         with hold(tables, lease_seconds=60):  # given back: the next run may come

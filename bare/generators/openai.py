@@ -238,17 +238,18 @@ class _Batch:
             raise _Transient(said, after=_retry_after(error.headers.get("Retry-After"))) from None
         if kind == "content_filter":
             raise _RowFailed(said, refusal=True) from None
-        generator = self.generator
+        generator, server = self.generator, self._server()
+        key = generator._key_source()
         fatal = {
-            401: f"refuses the key from {generator._key_source()} ({said}); set a valid one",
-            403: f"forbids model {generator.model} to the key from {generator._key_source()} ({said}); ask for access",
-            404: f"knows no model {generator.model} or no such address ({said}); check both",
+            401: f"{server} refuses the key from {key} ({said}); set a valid one",
+            403: f"{server} forbids model {generator.model} to the key from {key} ({said}); ask for access",
+            404: f"{server} knows no model {generator.model} or no such address ({said}); check both",
         }
         if 300 <= error.code < 400:
             # Not followed: the key would go along to wherever it points.
-            fatal[error.code] = f"sends requests elsewhere ({said}); give the address that answers"
+            fatal[error.code] = f"{server} sends requests elsewhere ({said}); give the address that answers"
         if error.code in fatal:
-            self._stop(f"{self._server()} {fatal[error.code]}")
+            self._stop(fatal[error.code])
         raise _RowFailed(said) from None
 
 

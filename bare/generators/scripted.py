@@ -77,7 +77,7 @@ class ScriptedGenerator:
         try:
             data = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
         except (ValueError, yaml.YAMLError, RecursionError) as error:
-            raise InputError(f"script {path} is malformed: {' '.join(str(error).split())}") from error
+            raise InputError(f"script {path} is malformed ({' '.join(str(error).split())}); correct it") from error
         try:
             return cls.from_data(data)
         except InputError as error:
