@@ -14,8 +14,8 @@ from pathlib import Path
 
 # In the order in which they run: short ones first. A GPU's questions run where one is (bench/gpu_*.py).
 QUESTIONS = (
-    "shipping", "kernel", "decontamination", "heads", "ranking", "training", "cut", "scoring",
-    "near_duplicates", "embedding", "generation", "recut", "growth", "profile", "estimate",
+    "shipping", "kernel", "decontamination", "heads", "ranking", "training", "cut", "scoring", "near_duplicates",
+    "embedding", "generation", "recut", "growth", "profile", "estimate",
 )  # fmt: skip
 GPU_QUESTIONS = ("gpu_embedding", "gpu_generation", "gpu_ranking")
 # A case's figure is for one core, or for Spark's tasks of one thread each; who takes more says so in its own code.

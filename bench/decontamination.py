@@ -9,8 +9,8 @@ import numpy as np
 from bench import documents
 from bench.harness import Case, Measured, Question, Setup, Target, require
 from betr.benchmarks import example_text
+from betr.features import text_buffers
 from curation.held_out import LONGEST, SHORTEST, TestIndex
-from curation.kernels import text_buffers
 from curation.overlap import words
 from demo.prepare import first_choices
 

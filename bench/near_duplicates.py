@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame
 from bench import documents
 from bench.harness import Case, Measured, Question, Setup, Target, require
 from curation import near_duplicates as near
-from curation.kernels import jit
+from curation.compiled import jit
 from curation.near_duplicates import NearDuplicateConfig
 from curation.overlap import GramIndex, Grams, words
 from curation.session import get_session

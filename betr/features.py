@@ -22,8 +22,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.np.arrayobj import make_array
 
+from curation.compiled import instruction, jit, load8
 from curation.errors import InputError
-from curation.kernels import bytes_of, instruction, jit, load8, text_buffers
 
 EOS = b"</s>"
 MAX_WORD_NGRAMS = 5
@@ -472,8 +472,37 @@ def _view_pieces(chunk: pa.Array, first: int) -> Iterator[TextPiece]:
     for number in [-1, *np.unique(view[~short, 2]).tolist()]:
         rows = np.flatnonzero(short if number < 0 else ~short & (view[:, 2] == number))
         starts = 16 * (chunk.offset + rows) + 4 if number < 0 else view[rows, 3].astype(np.int64)
-        data = bytes_of(views if number < 0 else buffers[number])
+        data = _bytes_of(views if number < 0 else buffers[number])
         yield TextPiece(data, starts, starts + length[rows], first + rows)
+
+
+def text_buffers(texts: pa.Array | pa.ChunkedArray) -> tuple[U8, I64]:
+    """The UTF-8 bytes of a string column and the n + 1 positions of its texts in them; bytes are not copied.
+
+    Slices keep their place; a null is whatever its slot holds: mask it afterwards.
+    """
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.combine_chunks()
+    if isinstance(texts, pa.ChunkedArray):  # combine_chunks keeps several chunks where one would overflow its offsets
+        texts = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in texts.chunks])
+    narrow = pa.types.is_string(texts.type) or pa.types.is_binary(texts.type)
+    if not (narrow or pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)):
+        texts = texts.cast(pa.large_string())
+    _, offsets_buffer, data_buffer = texts.buffers()
+    width = np.int32 if narrow else np.int64
+    if len(texts) == 0 or offsets_buffer is None:
+        offsets = np.zeros(1, np.int64)
+    else:
+        item = np.dtype(width).itemsize
+        offsets = np.frombuffer(offsets_buffer, width, len(texts) + 1, texts.offset * item).astype(np.int64)
+    return _bytes_of(data_buffer), offsets
+
+
+def _bytes_of(buffer: pa.Buffer | None) -> U8:
+    data = np.frombuffer(buffer, np.uint8) if buffer is not None else np.zeros(0, np.uint8)
+    data = data.view()
+    data.flags.writeable = False  # one compiled variant, whether Arrow says that the buffer may be written or not
+    return data
 
 
 def as_bytes(text: str | bytes) -> U8:

@@ -78,7 +78,9 @@ class ExportConfig:
 
     format: str = option("parquet", f"what is written: {', '.join(FORMATS)}", stages="betr")
     shard_bytes: int = option(
-        SHARD_BYTES, "text in a shard, about, in UTF-8 bytes before compression; never twice as much", stages="every"
+        SHARD_BYTES,
+        "text in a shard, about: UTF-8 bytes before compression; at most twice as much beside its longest record",
+        stages="every",
     )
     epochs: float = option(
         1.0, "how often each record is there; 2.5: twice, and half of them, by hash, once more", stages="every"

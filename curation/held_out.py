@@ -11,26 +11,25 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curation.compiled import jit
 from curation.errors import InputError
 from curation.hashing import GOLDEN, mix
-from curation.kernels import I64, U8, bytes_of, jit, text_buffers
-from curation.overlap import UNSPACED, folded, words
+from curation.overlap import UNSPACED, WORD, Hashes, words
+from curation.word_hashes import hashed_words
 
-U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
 
 SHORTEST, LONGEST = 8, 13  # BETR's, as GPT-3's longest
 _BASE = np.uint64(0x9E6C63D0876A9A47)  # odd: of the polynomial that a run of words is hashed by
-_FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _GOLDEN, _MIX_1, _MIX_2 = np.uint64(GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _LEAST_BITS, _MOST_BITS = 16, 27  # of the filter: 8 KiB to 16 MiB
-_NO_WORD, _WORD, _CHARACTER = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Hits:
     """Runs of words that texts share with a test set, by text, then by place, the shortest first.
 
     text: the text's number; word: the run's first word; length: in words; gram: the n-gram's number in the index;
-    start, end: in characters of the text, of which a run's last word is a part.
+    start, end: in characters of the text.
     """
 
     text: I64
@@ -62,9 +61,9 @@ class TestIndex:
 
     shortest: int
     lengths: I64
-    grams: U64
+    grams: Hashes
     owners: I64
-    slots: U64
+    slots: Hashes
     places: I64
     bits: U8
 
@@ -72,66 +71,50 @@ class TestIndex:
     def of(cls, texts: Sequence[str], *, shortest: int = SHORTEST, longest: int = LONGEST) -> TestIndex:
         if not 1 <= shortest <= longest:
             raise InputError(f"test overlap: n-grams need 1 <= shortest <= longest; got {shortest} and {longest}")
-        hashes, counts = _hashed_words(texts)
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-        keys, owners, beginnings, lengths = [], [], [], []
+        read = hashed_words(pa.array(texts, pa.large_string()))
+        keys, owners, beginnings, lengths = [_nothing(np.uint64)], [_nothing(np.int64)], [_nothing(np.uint64)], []
         for n in range(shortest, longest + 1):
-            chosen = np.flatnonzero(counts >= n if n == longest else counts == n)
+            chosen = np.flatnonzero(read.lengths >= n if n == longest else read.lengths == n)
             if not len(chosen):
                 continue
-            many = counts[chosen] - n + 1
-            at = np.repeat(starts[chosen], many) + _count_up(many)
-            keys.append(_keys(_polynomial(hashes, at, n), n))
+            many = read.lengths[chosen] - n + 1
+            at = np.repeat(read.offsets[chosen], many) + _count_up(many)
+            keys.append(_keys(_polynomial(read.hashes, at, n), n))
             owners.append(np.repeat(chosen, many))
-            beginnings.append(_polynomial(hashes, at, shortest))
+            beginnings.append(_polynomial(read.hashes, at, shortest))
             lengths.append(n)
-        if not keys:
-            nothing = np.empty(0, np.uint64)
-            return cls(shortest, *_arrays(_no_numbers(), nothing, _no_numbers(), *_table(nothing), _filter(nothing)))
-        # Of texts that hold the same n-gram the first: the keys are in the order of lengths, not of texts.
         every, owned = np.concatenate(keys), np.concatenate(owners)
-        order = np.lexsort((owned, every))
+        order = np.lexsort((owned, every))  # of texts that hold the same n-gram the first
         every, owned = every[order], owned[order]
         first = np.ones(len(every), bool)
         first[1:] = every[1:] != every[:-1]
         grams = every[first]
-        made = (np.array(lengths, np.int64), grams, owned[first], *_table(grams), _filter(np.concatenate(beginnings)))
-        return cls(shortest, *_arrays(*made))
+        arrays = (np.array(lengths, np.int64), grams, owned[first], *_table(grams), _filter(np.concatenate(beginnings)))
+        return cls(shortest, *_read_only(*arrays))
 
     def find(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> Hits:
         """Every run of words that the texts share with the test set; a null text has none."""
         column = texts if isinstance(texts, pa.Array | pa.ChunkedArray) else pa.array(texts, pa.large_string())
-        if column.null_count:
-            column = column.cast(pa.large_string()).fill_null("")
-        data, offsets = text_buffers(column)
-        plain = _is_ascii(data, offsets)
-        # Beyond ASCII what a word is takes Unicode's tables: those texts are folded one by one, by Python's C.
-        others = np.flatnonzero(~plain)
-        read = {int(number): column[int(number)].as_py() for number in others}
-        encoded = [folded(text).encode() for text in read.values()]
-        ends = np.concatenate([[0], np.cumsum([len(e) for e in encoded], dtype=np.int64)]).astype(np.int64)
-        ascii_ = self._hits(data, offsets, np.flatnonzero(plain))
-        beyond = self._hits(bytes_of(pa.py_buffer(b"".join(encoded))), ends, np.arange(len(encoded), dtype=np.int64))
-        beyond[0] = others[beyond[0]]
-        spans: dict[int, list[tuple[int, int]]] = {}
-        for row, (number, word, length) in enumerate(beyond[:3].T.tolist()):
-            if number not in spans:
-                spans[number] = word_spans(read[number])
-            beyond[4:, row] = spans[number][word][0], spans[number][word + length - 1][1]
-        found = np.concatenate([ascii_, beyond], axis=1)
-        return Hits(*found[:, np.lexsort((found[2], found[1], found[0]))])
-
-    def _hits(self, data: U8, offsets: I64, texts: I64) -> npt.NDArray[np.int64]:
-        """Hits of some texts, shape (6, hits), with places in bytes."""
+        read = hashed_words(column)
+        hashes, offsets = _read_only(read.hashes, read.offsets)
         capacity = 1024
         while True:
-            found = np.empty((6, capacity), np.int64)
+            found = np.empty((4, capacity), np.int64)
             count = _find(
-                data, offsets, texts, _classes(), self.shortest, self.lengths, self.slots, self.places, self.bits, found
-            )
+                hashes, offsets, self.shortest, self.lengths, self.slots, self.places, self.bits, found
+            )  # fmt: skip
             if count <= capacity:
-                return found[:, :count]
+                break
             capacity = count
+        text, word, length, gram = found[:, :count]
+        # What a word's characters are takes Unicode's tables: of the few texts with a hit only.
+        spans = {number: word_spans(column[number].as_py()) for number in np.unique(text).tolist()}
+        ends = [
+            (spans[number][first][0], spans[number][first + n - 1][1])
+            for number, first, n in zip(text.tolist(), word.tolist(), length.tolist(), strict=True)
+        ]
+        start, end = np.array(ends, np.int64).reshape(count, 2).T
+        return Hits(text, word, length, gram, start, end)
 
     def shared_run(self, texts: Sequence[str]) -> list[str | None]:
         """The first of the shortest runs of words that each text shares with the test set, None for none."""
@@ -144,44 +127,35 @@ class TestIndex:
         return runs
 
 
-# -- places of words in a text beyond ASCII ---------------------------------------------------------------------------
+# -- places of words --------------------------------------------------------------------------------------------------
 
 _SEGMENT = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where each of `words(text)` comes from, (start, end) in characters: the run without spaces that holds it.
+    """Where each of `words(text)` stands, (start, end) in characters; beyond ASCII as the run without spaces around it.
 
     Words are made of the text as it is after NFKC, so that a character may give two words, or two characters one.
     """
-    spans = [(m.start(), m.end()) for m in _SEGMENT.finditer(text) for _ in words(m[0])]
-    found = words(text)
-    if found == [word for m in _SEGMENT.finditer(text) for word in words(m[0])]:
+    if text.isascii():
+        return [(match.start(), match.end()) for match in WORD.finditer(text)]
+    spans, found = [], []
+    for segment in _SEGMENT.finditer(text):
+        for word in words(segment[0]):
+            spans.append((segment.start(), segment.end()))
+            found.append(word)
+    if found == words(text):
         return spans
     # Characters that combine across what looks like a border: count how many words the text's beginnings hold.
-    places = range(len(text) + 1)
-    starts = [bisect_right(places, k, key=lambda end: len(words(text[:end]))) - 1 for k in range(len(found))]
+    places, every = range(len(text) + 1), len(words(text))
+    starts = [bisect_right(places, k, key=lambda end: len(words(text[:end]))) - 1 for k in range(every)]
     return list(zip(starts, [*starts[1:], len(text)], strict=True))
 
 
 # -- hashing ----------------------------------------------------------------------------------------------------------
 
 
-def _hashed_words(texts: Sequence[str]) -> tuple[U64, I64]:
-    """The hashes of the words of many texts, one text after another, and how many each has."""
-    encoded = [folded(text).encode() for text in texts]
-    ends = np.concatenate([[0], np.cumsum([len(e) for e in encoded], dtype=np.int64)]).astype(np.int64)
-    data = bytes_of(pa.py_buffer(b"".join(encoded)))
-    hashes, places, counts = np.empty(len(data), np.uint64), np.empty((2, len(data)), np.int64), []
-    used = 0
-    for k in range(len(encoded)):
-        count = _read_words(data, ends[k], ends[k + 1], _classes(), hashes[used:], places[0], places[1])
-        counts.append(count)
-        used += count
-    return hashes[:used], np.array(counts, np.int64)
-
-
-def _polynomial(hashes: U64, at: I64, n: int) -> U64:
+def _polynomial(hashes: Hashes, at: I64, n: int) -> Hashes:
     """Of each run of n words that begins at these places: the sum of hash x base ** (n - 1 - k), modulo 2**64."""
     value = np.zeros(len(at), np.uint64)
     for k in range(n):
@@ -189,7 +163,7 @@ def _polynomial(hashes: U64, at: I64, n: int) -> U64:
     return value
 
 
-def _keys(values: U64, n: int) -> U64:
+def _keys(values: Hashes, n: int) -> Hashes:
     """A run's hash with its length in it; never 0, which marks an empty slot."""
     keys = mix(values ^ np.uint64(n * GOLDEN % 2**64))
     return np.where(keys == 0, np.uint64(1), keys)
@@ -201,11 +175,11 @@ def _count_up(counts: I64) -> I64:
     return np.arange(ends[-1]) - np.repeat(ends - counts, counts)
 
 
-def _no_numbers() -> I64:
-    return np.empty(0, np.int64)
+def _nothing(kind: type) -> npt.NDArray[Any]:
+    return np.empty(0, kind)
 
 
-def _table(grams: U64) -> tuple[U64, I64]:
+def _table(grams: Hashes) -> tuple[Hashes, I64]:
     """An open hash table, at most half full: a gram's hash (0: empty) and its number."""
     size = 1 << max(4, int(2 * len(grams)).bit_length())
     slots, places = np.zeros(size, np.uint64), np.zeros(size, np.int64)
@@ -213,7 +187,7 @@ def _table(grams: U64) -> tuple[U64, I64]:
     return slots, places
 
 
-def _filter(beginnings: U64) -> U8:
+def _filter(beginnings: Hashes) -> U8:
     """A bit for the hash of each beginning, about one in sixteen set."""
     bits = min(_MOST_BITS, max(_LEAST_BITS, int(16 * len(beginnings)).bit_length()))
     flags = np.zeros(1 << bits, bool)
@@ -221,28 +195,20 @@ def _filter(beginnings: U64) -> U8:
     return np.packbits(flags, bitorder="little")
 
 
-def _arrays(*arrays: npt.NDArray[Any]) -> list[Any]:
-    """Read-only, as they are after their way to an executor: the kernel is compiled for one kind."""
-    for array in arrays:
-        array.flags.writeable = False
-    return list(arrays)
-
-
-@lru_cache(maxsize=1)
-def _classes() -> U8:
-    """What each code point is to a word: none of it, a part, or a word of its own."""
-    points = "".join(map(chr, range(0x110000)))
-    classes = np.fromiter((_WORD if c.isalnum() else _NO_WORD for c in points), np.uint8, len(points))
-    classes[[match.start() for match in re.finditer(f"[{UNSPACED}]", points)]] = _CHARACTER
-    classes.flags.writeable = False
-    return classes
+def _read_only(*arrays: npt.NDArray[Any]) -> list[Any]:
+    """As they are after their way to an executor: the kernel is compiled for one kind."""
+    views = [array.view() for array in arrays]
+    for view in views:
+        view.flags.writeable = False
+    return views
 
 
 # -- kernels ----------------------------------------------------------------------------------------------------------
 
 
 @jit()
-def _mixed(value: np.uint64) -> np.uint64:
+def _mixed(value: Any) -> Any:
+    """`hashing.mix` of one number."""
     z = value + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
@@ -250,67 +216,7 @@ def _mixed(value: np.uint64) -> np.uint64:
 
 
 @jit()
-def _read_words(data: U8, start: int, end: int, classes: U8, hashes: U64, starts: I64, ends: I64) -> int:
-    """The words of data[start:end], UTF-8: hash, first byte and the byte behind the last, of each; their number.
-
-    Letters of ASCII are made small here; all else is folded already.
-    """
-    count, inside, value, at = 0, False, _FNV_OFFSET, start
-    while at < end:
-        byte = data[at]
-        if byte < 128:
-            size, point = 1, np.int64(byte)
-        elif byte < 0xE0:
-            size, point = 2, (np.int64(byte & 0x1F) << 6) | (data[at + 1] & 0x3F)
-        elif byte < 0xF0:
-            size, point = 3, (np.int64(byte & 0x0F) << 12) | (np.int64(data[at + 1] & 0x3F) << 6)
-            point |= data[at + 2] & 0x3F
-        else:
-            size = 4
-            point = (np.int64(byte & 0x07) << 18) | (np.int64(data[at + 1] & 0x3F) << 12)
-            point |= (np.int64(data[at + 2] & 0x3F) << 6) | (data[at + 3] & 0x3F)
-        kind = classes[point]
-        if inside and kind != _WORD:
-            hashes[count] = _mixed(value)
-            ends[count] = at
-            count += 1
-            inside = False
-        if kind != _NO_WORD:
-            if not inside:
-                value = _FNV_OFFSET
-                starts[count] = at
-            if 65 <= byte <= 90:
-                value = (value ^ np.uint64(byte + 32)) * _FNV_PRIME
-            else:
-                for k in range(size):
-                    value = (value ^ np.uint64(data[at + k])) * _FNV_PRIME
-            if kind == _WORD:
-                inside = True
-            else:
-                hashes[count] = _mixed(value)
-                ends[count] = at + size
-                count += 1
-        at += size
-    if inside:
-        hashes[count] = _mixed(value)
-        ends[count] = end
-        count += 1
-    return count
-
-
-@jit()
-def _is_ascii(data: U8, offsets: I64) -> npt.NDArray[np.bool_]:
-    plain = np.ones(len(offsets) - 1, np.bool_)
-    for text in range(len(plain)):
-        every = np.uint8(0)
-        for at in range(offsets[text], offsets[text + 1]):
-            every |= data[at]
-        plain[text] = every < 128
-    return plain
-
-
-@jit()
-def _fill(grams: U64, slots: U64, places: I64) -> None:
+def _fill(grams: Hashes, slots: Hashes, places: I64) -> None:
     last = np.uint64(len(slots) - 1)
     for number in range(len(grams)):
         slot = grams[number] & last
@@ -321,7 +227,7 @@ def _fill(grams: U64, slots: U64, places: I64) -> None:
 
 
 @jit()
-def _place(key: np.uint64, slots: U64, places: I64) -> int:
+def _place(key: Any, slots: Hashes, places: I64) -> int:
     """A gram's number, -1 where the table doesn't hold it."""
     last = np.uint64(len(slots) - 1)
     slot = key & last
@@ -334,50 +240,43 @@ def _place(key: np.uint64, slots: U64, places: I64) -> int:
 
 @jit()
 def _find(
-    data: U8, offsets: I64, texts: I64, classes: U8, shortest: int, lengths: I64, slots: U64, places: I64, bits: U8,
+    hashes: Hashes, offsets: I64, shortest: int, lengths: I64, slots: Hashes, places: I64, bits: U8,
     found: npt.NDArray[np.int64],
 ) -> int:  # fmt: skip
-    """Hits of these texts into `found` (6, capacity), as far as there is room; how many there are."""
-    most = 1
-    for text in texts:
-        most = max(most, offsets[text + 1] - offsets[text])
-    hashes, starts, ends = np.empty(most, np.uint64), np.empty(most, np.int64), np.empty(most, np.int64)
-    shift = np.uint64(64)
+    """Hits of all texts into `found` (text, word, length, gram), as far as there is room; how many there are."""
+    shift = np.uint64(62)
     size = len(bits)
     while size > 0:  # 8 x len(bits) is a power of two
         shift -= np.uint64(1)
         size >>= 1
-    shift -= np.uint64(2)
     out_of = np.uint64(1)
     for _ in range(shortest - 1):
         out_of *= _BASE
     count = 0
-    for text in texts:
-        total = _read_words(data, offsets[text], offsets[text + 1], classes, hashes, starts, ends)
-        if total < shortest:
+    for text in range(len(offsets) - 1):
+        first, behind = offsets[text], offsets[text + 1]
+        if behind - first < shortest:
             continue
         rolling = np.uint64(0)
-        for k in range(shortest - 1):
+        for k in range(first, first + shortest - 1):
             rolling = rolling * _BASE + hashes[k]
-        for word in range(total - shortest + 1):
-            rolling = rolling * _BASE + hashes[word + shortest - 1]
+        for at in range(first, behind - shortest + 1):
+            rolling = rolling * _BASE + hashes[at + shortest - 1]
             bit = (rolling * _GOLDEN) >> shift
             if bits[bit >> np.uint64(3)] & (np.uint8(1) << np.uint8(bit & np.uint64(7))):
                 value, n = rolling, shortest
                 for length in lengths:
-                    if word + length > total:
+                    if at + length > behind:
                         break
                     while n < length:
-                        value = value * _BASE + hashes[word + n]
+                        value = value * _BASE + hashes[at + n]
                         n += 1
                     key = _mixed(value ^ (np.uint64(length) * _GOLDEN))
                     number = _place(key if key != 0 else np.uint64(1), slots, places)
                     if number >= 0:
                         if count < found.shape[1]:
-                            found[0, count], found[1, count], found[2, count] = text, word, length
-                            found[3, count] = number
-                            found[4, count] = starts[word] - offsets[text]
-                            found[5, count] = ends[word + length - 1] - offsets[text]
+                            found[0, count], found[1, count] = text, at - first
+                            found[2, count], found[3, count] = length, number
                         count += 1
-            rolling -= hashes[word] * out_of
+            rolling -= hashes[at] * out_of
     return count

@@ -30,9 +30,9 @@ from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, IntegerType, LongType, StructField, StructType
 
+from curation.compiled import jit
 from curation.errors import InputError
 from curation.hashing import GOLDEN, content_id, mix
-from curation.kernels import jit
 from curation.overlap import Hashes, Indices
 from curation.tables import Tables, TableSpec
 from curation.word_hashes import hashed_words

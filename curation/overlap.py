@@ -30,17 +30,12 @@ _ENTRIES = 1 << 23  # n-grams found that are counted at once
 
 # Scripts that put no spaces between words: kana, Han, Thai, Lao, Khmer, Burmese. Hangul has spaces.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}_])\w)+")
-
-
-def folded(text: str) -> str:
-    """The text as its words are compared: compatible characters and letter case are one."""
-    return unicodedata.normalize("NFKC", text).casefold()
+WORD = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}_])\w)+")
 
 
 def words(text: str) -> list[str]:
     """The text's words, in order, as they are compared."""
-    return _WORD.findall(folded(text))
+    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def normalised(text: str) -> str:

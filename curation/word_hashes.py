@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.kernels import U8, jit, load8, store8, text_buffers, trailing_zeros
+from curation.compiled import jit, load8, store8, trailing_zeros
 from curation.overlap import UNSPACED, Hashes, Indices, Words, words
+
+U8 = npt.NDArray[np.uint8]
 
 _POINTS = 0x20000  # code points in the table: the two planes that hold all but rare ideographs
 _SLACK = 16  # bytes behind a folded text: whole blocks of eight are written, and read with its last word
@@ -56,15 +58,33 @@ def _folding() -> _Folding:
 
 def hashed_words(texts: pa.Array | pa.ChunkedArray) -> Words:
     """The words of a column of texts; a null has none."""
-    if texts.null_count:
-        texts = texts.cast(pa.large_string()).fill_null("")
-    hashes, counts = _read(*text_buffers(texts), *_folding())
+    column = pa.chunked_array([texts]) if isinstance(texts, pa.Array) else texts
+    column = column.cast(pa.large_string()).combine_chunks().fill_null("")
+    data, offsets = _buffers(column)
+    hashes, counts = _read(data, offsets, *_folding())
     rest = np.flatnonzero(counts < 0)
     if len(rest):
-        joined = [" ".join(words(texts[int(number)].as_py())) for number in rest]
-        others, counts[rest] = _read_folded(*text_buffers(pa.array(joined, pa.large_string())))
+        folded = [" ".join(words(text)) for text in column.take(pa.array(rest)).to_pylist()]
+        joined = pa.array(folded, pa.large_string())
+        others, counts[rest] = _read_folded(*_buffers(joined))
         hashes = _in_turn(hashes, others, counts, rest)
     return Words(hashes, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+def _buffers(texts: pa.LargeStringArray) -> tuple[U8, Indices]:
+    """Bytes and the n + 1 positions of the texts in them, none copied."""
+    _, offsets, data = texts.buffers()
+    if len(texts) == 0 or offsets is None:
+        return _read_only(np.zeros(0, np.uint8)), _read_only(np.zeros(1, np.int64))
+    bytes_ = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    return _read_only(bytes_), _read_only(np.frombuffer(offsets, np.int64, len(texts) + 1, texts.offset * 8))
+
+
+def _read_only(array: Any) -> Any:
+    """One compiled variant, whether Arrow says that the buffer may be written or not."""
+    array = array.view()
+    array.flags.writeable = False
+    return array
 
 
 # -- compiled ----------------------------------------------------------------------------------------------------------

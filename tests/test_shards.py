@@ -4,7 +4,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,10 @@ def read_mds(data: bytes) -> list[dict[str, Any]]:
     count = int(np.frombuffer(data, "<u4", 1)[0])
     offsets = np.frombuffer(data, "<u4", count + 1, 4).astype(int)
     head = json.loads(data[4 * (count + 2) : offsets[0]])
-    decode = {"str": bytes.decode, "json": json.loads, "int": lambda b: int.from_bytes(b, "little", signed=True),
-              "float64": lambda b: float(np.frombuffer(b, "<f8")[0])}  # fmt: skip
+    decode: dict[str, Callable[[bytes], Any]] = {
+        "str": bytes.decode, "json": json.loads, "int": lambda b: int.from_bytes(b, "little", signed=True),
+        "float64": lambda b: float(np.frombuffer(b, "<f8")[0]),
+    }  # fmt: skip
     found = []
     for begin, end in itertools.pairwise(offsets):
         sample = data[begin:end]
