@@ -134,7 +134,8 @@ def test_rows_are_as_many_as_still_find_the_pairs_beyond_the_threshold() -> None
         ({"threshold": 0.0}, r"threshold must be in \(0, 1\]; got 0.0"),
         ({"threshold": 1.01}, "threshold must be"),
         ({"ngram": 0}, "an n-gram has at least 1 word; got 0"),
-        ({"bands": 0}, "bands must be in 1..128; got 0"),
+        ({"bands": 65}, "bands must be in 1..64; got 65"),
+        ({"bands": 0}, "bands must be in 1..64; got 0"),
         ({"bands": 1, "threshold": 0.5}, "1 bands can't find 99% of the pairs at 0.55; give more bands"),
     ],
 )
