@@ -73,7 +73,7 @@ EDGES = tuple(
 SCRATCH = (BUCKETS, STARS, FURTHER, *EDGES)
 
 FOUND, BEYOND = 0.99, 0.05  # share of the pairs that meet, from so far beyond the threshold on
-MOST_ROWS = 32
+MOST_BANDS, MOST_ROWS = 64, 32  # together 2,048 minima: their 4,096 turns fill the twelve bits above a value's 52
 SMALL = 50  # members of a bucket in which all that isn't decided by the centre is compared
 LEADERS = 8  # in a larger one: linked members, and open ones, that each open member is compared with
 NEIGHBOURS = 4  # and those next to it by size, on either side
@@ -104,8 +104,8 @@ class NearDuplicateConfig:
             raise InputError(f"near-duplicates: the threshold must be in (0, 1]; got {self.threshold!r}")
         if self.ngram < 1:
             raise InputError(f"near-duplicates: an n-gram has at least 1 word; got {self.ngram!r}")
-        if not 1 <= self.bands <= 128:
-            raise InputError(f"near-duplicates: bands must be in 1..128; got {self.bands!r}")
+        if not 1 <= self.bands <= MOST_BANDS:
+            raise InputError(f"near-duplicates: bands must be in 1..{MOST_BANDS}; got {self.bands!r}")
         if self.rows < 1:
             raise InputError(
                 f"near-duplicates: {self.bands} bands can't find {FOUND:.0%} of the pairs at {self._sure:.3g}; "
@@ -225,7 +225,7 @@ def further_pairs(
 
     links: one, other: the star pairs that are near. In a bucket of up to `small` members these are all others; in a
     larger one the first `leaders` that are near to the centre and as many that aren't, and by size `neighbours` on
-    either side. So there are at most small / 2, or 2 * (leaders + neighbours), for each open member.
+    either side. So there are fewer than `small`, or at most 2 * (leaders + neighbours), for each open member.
     """
     linked = links.select(F.col("one").alias("centre"), F.col("other").alias("doc_id"), F.lit(True).alias("linked"))
     others = buckets.where((F.col("members") > 2) & (F.col("doc_id") != F.col("centre")))
@@ -485,11 +485,11 @@ def _sketch(grams: Hashes, turns: Hashes, minima: Minima) -> None:
             value = _mix(grams[k] ^ turns[turn])
             place = np.int64((value >> np.uint64(32)) * places >> np.uint64(32))
             if turn >= minima.size:
-                place = turn - minima.size
+                place = np.int64(turn - minima.size)
             minima[place] = min(minima[place], (value & _LOW) | high)  # no branch: none of them would be foretold
         empty = 0
-        for place in range(minima.size):
-            empty += minima[place] == _EMPTY
+        for k in range(minima.size):
+            empty += minima[k] == _EMPTY
         if empty == 0:
             return
 

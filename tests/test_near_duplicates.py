@@ -27,7 +27,7 @@ class Memory:
 
     def __init__(self, spark: SparkSession) -> None:
         self.spark, self.written = spark, list[tuple[str, int]]()
-        self.pairs = pa.table({name: pa.array([], kind) for name, kind in (("one", pa.string()), ("other", pa.string()), ("similarity", pa.float64()), ("config_id", pa.string()))})
+        self.pairs = near.PAIRS.frame(spark).toArrow()
 
     def __call__(self, spec: TableSpec, rows: DataFrame) -> DataFrame:
         found = rows.toArrow()
@@ -35,12 +35,13 @@ class Memory:
         if spec is near.PAIRS:
             self.pairs = pa.concat_tables([self.pairs, found.select(self.pairs.column_names).cast(self.pairs.schema)])
             return self.compared
-        assert set(found.column_names) == set(spec.struct(self.spark).names)
-        return self.spark.createDataFrame(found)
+        schema = spec.struct(self.spark)
+        assert set(found.column_names) == set(schema.names)
+        return self.spark.createDataFrame(found.select(schema.names), schema)
 
     @property
     def compared(self) -> DataFrame:
-        return self.spark.createDataFrame(self.pairs)
+        return self.spark.createDataFrame(self.pairs, near.PAIRS.struct(self.spark))
 
     def rows(self, name: str) -> int:
         return sum(count for spec, count in self.written if spec == name)
@@ -133,7 +134,8 @@ def test_rows_are_as_many_as_still_find_the_pairs_beyond_the_threshold() -> None
         ({"threshold": 0.0}, r"threshold must be in \(0, 1\]; got 0.0"),
         ({"threshold": 1.01}, "threshold must be"),
         ({"ngram": 0}, "an n-gram has at least 1 word; got 0"),
-        ({"bands": 0}, "bands must be in 1..128; got 0"),
+        ({"bands": 65}, "bands must be in 1..64; got 65"),
+        ({"bands": 0}, "bands must be in 1..64; got 0"),
         ({"bands": 1, "threshold": 0.5}, "1 bands can't find 99% of the pairs at 0.55; give more bands"),
     ],
 )
@@ -235,8 +237,8 @@ def test_batches_and_groups_change_no_similarity(size: int, some: dict[str, str]
         for number, (_, other) in enumerate(pairs):
             head = [(one, number // 5, one)] if number % 5 == 0 and one != "00" else []  # one whose text is gone
             rows += [*head, (one, number // 5, other)]
-    one, part, other = zip(*rows, strict=True)
-    table = pa.table({"one": one, "part": pa.array(part, pa.int32()), "doc_id": other, "text": [some[i] for i in other]})
+    ones, parts, ids = zip(*rows, strict=True)
+    table = pa.table({"one": ones, "part": pa.array(parts, pa.int32()), "doc_id": ids, "text": [some[i] for i in ids]})
     found = pa.Table.from_batches(near._compare_batches(iter(table.to_batches(size)), ngram=5)).to_pylist()
     left = {pair: similarity for pair, similarity in exact.items() if pair[0] != "00"}
     assert {(row["one"], row["other"]): row["similarity"] for row in found} == left
