@@ -124,7 +124,7 @@ def of_docs() -> Iterator[Command]:
 
 @pytest.mark.parametrize(
     ("source", "at_least"),
-    [(of_compose, 3), (of_databricks, 18), (of_kubernetes, 1), (of_airflow, 5), (of_cron, 1), (of_docs, 4)],
+    [(of_compose, 3), (of_databricks, 18), (of_kubernetes, 1), (of_airflow, 5), (of_cron, 1), (of_docs, 8)],
 )
 def test_every_command_line_is_one_that_the_programs_take(
     source: Callable[[], Iterator[Command]], at_least: int
