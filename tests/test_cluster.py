@@ -88,7 +88,7 @@ def finish(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str
 
 # The job as it is, and after it, in the same session, what tasks are told of their GPUs.
 JOB_AND_QUESTION = """
-import json, os, runpy, sys
+import json, runpy, sys
 from pathlib import Path
 import pyarrow as pa
 from pyspark.sql import SparkSession
