@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 UV := .venv/bin/uv
 STAMPS := .venv/stamps
-SOURCES := curation betr bare demo jobs bench tests notebooks
+SOURCES := curation betr bare demo jobs bench deploy tests notebooks
 
 export BETR_HOME := $(CURDIR)/.local
 export NUMBA_CACHE_DIR := $(CURDIR)/.local/cache/numba
@@ -27,7 +27,7 @@ endif
 # is built where a compiler is.
 LOCKED := --require-hashes --only-binary :all:
 
-.PHONY: help setup fetch demo demo-bare test test-fast lint lock bench bench-draw clean
+.PHONY: help setup fetch demo demo-bare cluster test test-fast lint lock bench bench-draw clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ demo: setup ## rank and cut a real corpus for six benchmarks; a second run finds
 
 demo-bare: setup .local/demo-models/fetched ## draft with a small base model, refine with a small instruct model
 	@$(PY) -m demo.bare
+
+cluster: setup ## a Spark cluster of processes on this machine until Ctrl-C: make cluster WORKERS=2 GPUS=1
+	@$(PY) -m deploy.cluster --workers $(or $(WORKERS),2) --gpus $(or $(GPUS),0)
 
 test: setup ## what .ci/run runs: the tests; beside them ruff, mypy, the tests under Spark Connect, on clusters, with kills
 	@mkdir -p .local/logs; \

@@ -50,6 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("betr", build_parser(), _run, sys.argv[1:] if argv is None else argv)
 
 
+def task() -> None:
+    """The command as a task of a scheduler that calls a function and doesn't look at what it returns: failures exit."""
+    if code := main():
+        sys.exit(code)
+
+
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="betr",

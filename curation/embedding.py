@@ -22,14 +22,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark import TaskContext
 from pyspark.resource import ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from curation.clock import StageClock, timed, timed_ddl
 from curation.errors import InputError, MissingExtraError, SchemaError
-from curation.session import is_local_session
+from curation.session import is_local_session, task_gpu
 from curation.tables import TableSpec
 
 Kind = Literal["query", "document"]
@@ -487,15 +486,14 @@ def _device(local: bool) -> str:
     _require_extra()
     import torch
 
-    context = TaskContext.get()
-    given = (context.resources() if context is not None else {}).get("gpu")
+    given = task_gpu()
     if given is not None:
         if not torch.cuda.is_available():
             raise InputError(
-                f"embedding: the task was given GPU {given.addresses[0]}, but PyTorch {torch.__version__} sees no CUDA "
+                f"embedding: the task was given GPU {given}, but PyTorch {torch.__version__} sees no CUDA "
                 "there; install a build with CUDA on the executors"
             )
-        return f"cuda:{given.addresses[0]}"
+        return f"cuda:{given}"
     return "cuda:0" if local and torch.cuda.is_available() else "cpu"
 
 

@@ -15,11 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from curation.class_archive import java_options
 from curation.errors import InputError
 from curation.jars import find_jars, home_folder, resolve_jars
+
+ON_DATABRICKS = "DATABRICKS_RUNTIME_VERSION"  # a variable that its clusters and its serverless compute set
+WITHOUT_A_NUMBER = 8  # tasks at once, where the session doesn't say: serverless has `auto`
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -49,6 +53,8 @@ def get_session(
     conf: Spark settings that win over the laptop's defaults.
     """
     active = SparkSession.getActiveSession()
+    if active is None and ON_DATABRICKS in os.environ:
+        active = SparkSession.builder.getOrCreate()  # the one that the platform has made, whatever kind it is
     if active is not None:
         _refuse_other_master(active, master)
         for key, value in {**RUNTIME_CONF, **(conf or {})}.items():
@@ -77,8 +83,16 @@ def is_local_session(spark: SparkSession) -> bool:
 def default_parallelism(spark: SparkSession) -> int:
     """Cores that the session can use at once, at least 1 (Connect: shuffle partitions stand in for it)."""
     if is_connect(spark):
-        return max(1, int(spark.conf.get("spark.sql.shuffle.partitions", "8") or 8))
+        partitions = spark.conf.get("spark.sql.shuffle.partitions", "") or ""
+        return max(1, int(partitions)) if partitions.isdigit() else WITHOUT_A_NUMBER
     return max(1, int(spark.sparkContext.defaultParallelism))
+
+
+def task_gpu() -> str | None:
+    """In a task: the address of the GPU that Spark gave it, None where it gave none."""
+    context = TaskContext.get()
+    given = (context.resources() if context is not None else {}).get("gpu")
+    return None if given is None else given.addresses[0]
 
 
 class Shared(Protocol[T_co]):
@@ -152,10 +166,12 @@ def interrupts_raise() -> None:
     """For a command line, before and after it starts a session: Ctrl-C and SIGTERM raise KeyboardInterrupt, no more.
 
     pyspark's own handler calls the JVM from inside the call that was broken off, and py4j logs both with their stacks
-    through the root logger, which prints where nobody has set up logging.
+    through the root logger, which prints where nobody has set up logging. In a thread of somebody's process (a
+    scheduler's) the signals are theirs.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(logging.NullHandler())

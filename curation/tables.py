@@ -33,6 +33,7 @@ HARMLESS_FEATURES = {
 }
 RETENTION = ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration")
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+LEASE_SECONDS = 300  # schedules wait longer than this before they try again: a run that died holds its tables so long
 
 
 @dataclass(frozen=True)
@@ -418,12 +419,17 @@ class Tables:
 
     @contextlib.contextmanager
     def _commit_metadata(self, spec: TableSpec) -> Iterator[None]:
-        """SQL has no writer options: the session's setting carries the metadata for the one statement inside."""
-        self.spark.conf.set(USER_METADATA, self._lineage(spec))
+        """SQL has no writer options: the session's setting carries the metadata for the one statement inside.
+
+        Serverless compute refuses the setting: there such a commit goes without.
+        """
+        with contextlib.suppress(Exception):
+            self.spark.conf.set(USER_METADATA, self._lineage(spec))
         try:
             yield
         finally:
-            self.spark.conf.unset(USER_METADATA)
+            with contextlib.suppress(Exception):
+                self.spark.conf.unset(USER_METADATA)
 
     def _forget(self, spec: TableSpec) -> None:
         self._versions.pop(spec.name, None)
@@ -445,7 +451,7 @@ def absolute(path: str) -> str:
 
 
 @contextlib.contextmanager
-def hold(tables: Tables, *, lease_seconds: int = 300) -> Iterator[None]:
+def hold(tables: Tables, *, lease_seconds: int = LEASE_SECONDS) -> Iterator[None]:
     """Keep every other run off this root while the body runs; TablesBusyError says who has it.
 
     A local root is held by a lock that the system frees when the process dies, however it dies. Elsewhere a lease in
@@ -487,29 +493,31 @@ LEASES = TableSpec("leases", key=("name",), schema="name string, holder string, 
 
 @contextlib.contextmanager
 def _hold_lease(tables: Tables, lease_seconds: int) -> Iterator[None]:
-    spark, holder = tables.spark, f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-
-    def claim() -> None:
-        tables.upsert(LEASES, LEASES.frame(spark, [("run", holder, time.time() + lease_seconds)]))
-
+    holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     current = _lease(tables)
-    if current is not None and current[0] != holder and current[1] > time.time():
+    if current is not None and current[1] > time.time():
         raise TablesBusyError(
             f"{tables.root} is in use by {current[0]} for {current[1] - time.time():.0f} s more at least; "
             "wait for it to end, or use another --tables root"
         )
-    claim()
-    won = _lease(tables)
-    if won is None or won[0] != holder:
+    try:
+        _claim(tables, holder, time.time() + lease_seconds)
+        taken = _lease(tables)
+    except Exception as error:
+        if "CONCURRENT" not in str(error):
+            raise
+        taken = None
+    if taken is None or taken[0] != holder:
         raise TablesBusyError(
-            f"{tables.root} was taken by {won and won[0]} at this moment; start again when it has ended"
+            f"{tables.root} was taken by {taken[0] if taken else 'another run'} at this moment; "
+            "start again when it has ended"
         )
     done = threading.Event()
 
     def renew() -> None:
         while not done.wait(lease_seconds / 3):
             with contextlib.suppress(Exception):  # one missed renewal leaves two more before the lease runs out
-                claim()
+                _claim(tables, holder, time.time() + lease_seconds)
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -518,10 +526,26 @@ def _hold_lease(tables: Tables, lease_seconds: int) -> Iterator[None]:
     finally:
         done.set()
         thread.join(timeout=30)
-        tables.upsert(LEASES, LEASES.frame(spark, [("run", holder, 0.0)]))
+        _claim(tables, holder, 0.0)
+
+
+def _claim(tables: Tables, holder: str, expires: float) -> None:
+    """Take the lease, or set one's own anew, in one commit; another run's that hasn't run out stays.
+
+    Of two that claim at once only one commits: the other finds it there, or Delta says that they are CONCURRENT.
+    """
+    tables.create(LEASES)
+    tables.spark.sql(
+        f"MERGE INTO {tables.location(LEASES)} t "
+        f"USING (SELECT 'run' AS name, {_literal(holder)} AS holder, {expires}D AS expires) s ON t.name = s.name "
+        f"WHEN MATCHED AND (t.holder = s.holder OR t.expires <= {time.time()}D) THEN UPDATE SET * "
+        "WHEN NOT MATCHED THEN INSERT *"
+    ).collect()
+    tables._forget(LEASES)
 
 
 def _lease(tables: Tables) -> tuple[str, float] | None:
+    tables._forget(LEASES)  # as it is now, whatever was looked at before
     row = tables.read(LEASES).where("name = 'run'").first()
     return (row["holder"], row["expires"]) if row is not None else None
 

@@ -510,6 +510,19 @@ def test_a_table_with_another_dimension_is_refused(spark: SparkSession) -> None:
         check_dimension(embedded, encoder=other, table="sample_embeddings")
 
 
+def test_a_task_computes_on_the_gpu_that_it_was_given_and_says_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(embedding, "task_gpu", lambda: "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert embedding._device(local=True) == "cuda:1"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"the task was given GPU 1, but PyTorch .* sees no CUDA there"):
+        embedding._device(local=True)
+
+
 def test_a_profile_asks_for_gpus_where_there_are_some() -> None:
     assert embedding_profile(0) is None
     profile = embedding_profile(0.5)

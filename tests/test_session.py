@@ -2,7 +2,10 @@
 
 import io
 import re
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +25,33 @@ def test_an_active_session_is_used_as_it_is(spark: SparkSession) -> None:
         assert session.get_session(master=spark.sparkContext.master) is spark
         with pytest.raises(InputError, match=r"--master local\[7\]: this session already runs on local\[2\]"):
             session.get_session(master="local[7]")
+
+
+def test_on_databricks_the_platforms_session_is_used_where_none_is_active(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(session.ON_DATABRICKS, "client.4.1")
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+    monkeypatch.setattr(SparkSession.Builder, "getOrCreate", lambda self: spark)
+    monkeypatch.setattr(session, "_build", lambda *_: pytest.fail("a session was built"))
+    assert session.get_session() is spark
+
+
+def test_a_session_that_says_auto_for_its_partitions_has_a_number_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Serverless:
+        conf: ClassVar[dict[str, str]] = {"spark.sql.shuffle.partitions": "auto"}
+
+    monkeypatch.setattr(session, "is_connect", lambda _: True)
+    assert session.default_parallelism(Serverless()) == session.WITHOUT_A_NUMBER  # type: ignore[arg-type]
+    Serverless.conf["spark.sql.shuffle.partitions"] = "64"
+    assert session.default_parallelism(Serverless()) == 64  # type: ignore[arg-type]
+
+
+def test_in_a_thread_of_somebodys_process_signals_are_left_alone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(session.interrupts_raise).result()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_shared_value_reaches_every_task(spark: SparkSession) -> None:

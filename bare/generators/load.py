@@ -6,13 +6,12 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
-from pyspark import TaskContext
-
 from bare.generators.openai import OpenAIGenerator
 from bare.generators.protocol import Generator
 from bare.generators.scripted import ScriptedGenerator
 from bare.generators.spec import OpenAISpec, ScriptedSpec, TransformersSpec, VllmSpec, parse_generator
 from curation.embedding import fast_precision
+from curation.session import task_gpu
 
 Role = Literal["base", "instruct"]
 
@@ -101,10 +100,9 @@ def open_generator(name: str, settings: GeneratorSettings, device: str = "cpu", 
 
 def task_device(local: bool) -> str:
     """The GPU that Spark gave this task; `local`: this machine's if it has one; else `cpu`. Loads no library."""
-    context = TaskContext.get()
-    given = (context.resources() if context is not None else {}).get("gpu")
+    given = task_gpu()
     if given is not None:
-        return f"cuda:{given.addresses[0]}"
+        return f"cuda:{given}"
     return "local" if local else "cpu"
 
 
