@@ -46,7 +46,12 @@ def deduplicate(run: Run, place: str | None = None) -> Outcome | None:
     run.needs("import", "import --documents PATH...")
     tables, settings = run.tables, _settings(run)
     now = corpus.key(run)
-    judged_by = run.needs("score")["classifier_id"] if wanted == AFTER else "bytes"
+    judged_by = "bytes"
+    if wanted == AFTER:
+        scored = run.needs("score")
+        if scored["corpus"] != now:
+            raise InputError("--near-duplicates after goes by scores, and documents came since: run `betr score` first")
+        judged_by = scored["classifier_id"]
     key = content_id("deduplicate", settings.config_id, judged_by, now)
     if (earlier := run.result("deduplicate", key)) is not None:
         return run.unchanged(earlier)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ def betr(run: Run) -> None:
     stages.watch(run)  # what has moved since the last run
 
 
-STAGES = {
+STAGES: dict[str, Callable[[Run], object]] = {
     "import": stages.import_documents,
     "deduplicate": stages.deduplicate,
     "targets": stages.read_targets,

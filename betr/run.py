@@ -24,7 +24,7 @@ from curation.tables import Tables, Write
 T = TypeVar("T")
 DONE, RESUMED, UNCHANGED, STARTED = "done", "resumed", "unchanged", "started"
 STAGE_ORDER = (
-    "import", "deduplicate", "targets", "sample", "embed", "rank", "train", "score", "decontaminate", "select", "cover",
+    "import", "targets", "sample", "embed", "rank", "train", "score", "deduplicate", "decontaminate", "select", "cover",
     "watch",
 )  # fmt: skip
 

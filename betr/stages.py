@@ -926,8 +926,11 @@ def select(run: Run) -> Outcome:
         wanted = selection.carry(carried, name=config.name)
     cleaned = contamination.applied(run, scored["corpus"])
     unique = deduplication.applied(run, scored["corpus"])
-    ids = {"decontamination_id": cleaned and cleaned.key, "deduplication_id": unique and unique.key}
-    wanted = dataclasses.replace(wanted, **ids)
+    wanted = dataclasses.replace(
+        wanted,
+        decontamination_id=cleaned.key if cleaned else None,
+        deduplication_id=unique.key if unique else None,
+    )
     key = selection.selection_id(scored.key, wanted)
     if (earlier := run.result("select", key)) is not None:
         return run.unchanged(earlier)

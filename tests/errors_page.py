@@ -329,7 +329,7 @@ NOTES = {
     "everything is written, and moved beyond its limit since the last run: {moved}": (
         "exit code 3, with --on-drift fail: look at the page; then --retrain, or a wider --drift"
     ),
-    "{root} was taken by {won} at this moment; start again when it has ended": "two runs began in the same second",
+    "{root} was taken by {taken} at this moment; start again when it has ended": "two runs began in the same second",
 }
 
 

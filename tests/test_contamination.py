@@ -192,7 +192,7 @@ def test_an_export_holds_the_pieces_and_the_tokens_that_the_selection_counts(
     config, report = searched
     run = Run(config, spark, Terminal())
     judged = {row["doc_id"]: row for row in run.tables.read(CONTAMINATED_DOCUMENTS).collect()}
-    texts = dict(run.tables.read(DOCUMENTS).select("doc_id", "text").collect())
+    texts: dict[str, str] = dict(run.tables.read(DOCUMENTS).select("doc_id", "text").collect())
     selected = run.tables.read(SELECTION_RUNS).where("name = 'clean'").first()
     assert selected is not None
     wanted = {}

@@ -68,7 +68,7 @@ def kept_by(spark: SparkSession, config: RunConfig, selection_id: str) -> set[st
 def test_of_each_cluster_the_highest_score_stays(after: tuple[RunConfig, dict[str, Any]], spark: SparkSession) -> None:
     config, report = after
     tables = Tables(spark, config.tables)
-    texts = dict(tables.read(DOCUMENTS).select("doc_id", "text").collect())
+    texts: dict[str, str] = dict(tables.read(DOCUMENTS).select("doc_id", "text").collect())
     scores = {row["doc_id"]: row for row in tables.read(CORPUS_SCORES).collect()}
     wanted = clusters_of_all_pairs(texts)
     best = {doc: min(members, key=lambda d: (-scores[d]["score"], d)) for doc, members in wanted.items()}
@@ -112,7 +112,7 @@ def test_before_the_ranking_the_longest_stays_and_only_it_is_sampled(
     run = Run(before, spark, Terminal())
     unique = deduplication.applied(run, corpus.key(run), before_the_ranking=True)
     assert unique is not None
-    texts = dict(tables.read(DOCUMENTS).select("doc_id", "text").collect())
+    texts: dict[str, str] = dict(tables.read(DOCUMENTS).select("doc_id", "text").collect())
     longest = {
         doc: min(members, key=lambda d: (-len(texts[d].encode()), d))
         for doc, members in clusters_of_all_pairs(texts).items()

@@ -10,7 +10,7 @@ import pytest
 from jsonargparse import Namespace
 from pyspark.sql import SparkSession
 
-from bare import agreement, comparison, draws, metrics, overlap, publish
+from bare import agreement, comparison, draws, metrics, publish
 from bare import pipeline as bare_pipeline
 from bare.collapse import Monitor
 from bare.config import BareConfig
@@ -29,7 +29,7 @@ from betr.config import RunConfig
 from betr.estimate import Machines
 from betr.features import FeatureSpec
 from betr.trial import EstimateConfig
-from curation import documents, files, jars, jsonlines, sampling
+from curation import documents, files, held_out, jars, jsonlines, overlap, sampling
 from curation.command import open_session
 from curation.embedding import EncoderConfig, _read_json, resolve_encoder
 from curation.errors import InputError, explain
@@ -154,7 +154,7 @@ def hold(root: Path) -> None:
         (lambda _: metrics.unit([1.0]), "vectors must be a table, a row each; got shape (1,)"),
         (lambda _: overlap.Grams.of(["a"], 0), "an n-gram has at least 1 word; got n = 0"),
         (lambda _: overlap.share_of([], [], [], "best"), "overlap: measure must be one of …; got 'best'"),  # type: ignore[arg-type]
-        (lambda _: overlap.TestIndex.of([], shortest=3, longest=2), "test overlap: n-grams need 1 <= shortest <= longest; got 3 and 2"),
+        (lambda _: held_out.TestIndex.of([], shortest=3, longest=2), "test overlap: n-grams need 1 <= shortest <= longest; got 3 and 2"),
         (lambda folder: publish._sheet_text(str(folder / "gone")), "--sheet FOLDER/gone can't be read (…); save it as CSV in UTF-8"),
         (lambda _: publish.export(BareConfig(tables="t"), "rows.csv"), "--out rows.csv: name a file that ends in .jsonl or .jsonl.gz"),
         (lambda _: publish._ids_in("", "sheet.csv"), "sheet.csv names no row; export it again with `bare review export`"),

@@ -12,6 +12,8 @@ from airflow.sdk import DAG, Param
 STAGES = {
     "import": 'betr import --master "$MASTER" --tables "$TABLES" --documents "$DOCUMENTS"',
     "score": 'betr score --master "$MASTER" --tables "$TABLES"',
+    "deduplicate": 'betr deduplicate --master "$MASTER" --tables "$TABLES"',
+    "decontaminate": 'betr decontaminate --master "$MASTER" --tables "$TABLES"',
     "select": 'betr select --master "$MASTER" --tables "$TABLES" --carry default',
     "cover": 'betr cover --master "$MASTER" --tables "$TABLES"',
     "watch": 'betr watch --master "$MASTER" --tables "$TABLES" --on-drift fail',
