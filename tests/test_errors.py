@@ -156,7 +156,7 @@ def hold(root: Path) -> None:
         (lambda _: overlap.share_of([], [], [], "best"), "overlap: measure must be one of …; got 'best'"),  # type: ignore[arg-type]
         (lambda _: held_out.TestIndex.of([], shortest=3, longest=2), "test overlap: n-grams need 1 <= shortest <= longest; got 3 and 2"),
         (lambda folder: publish._sheet_text(str(folder / "gone")), "--sheet FOLDER/gone can't be read (…); save it as CSV in UTF-8"),
-        (lambda _: publish.export(BareConfig(tables="t"), "rows.csv"), "--out rows.csv: name a file that ends in .jsonl or .jsonl.gz"),
+        (lambda _: publish.export(BareConfig(tables="t"), "rows.csv"), "--out rows.csv: name a file that ends in .jsonl or .jsonl.gz, or say --format for shards"),
         (lambda _: publish._ids_in("", "sheet.csv"), "sheet.csv names no row; export it again with `bare review export`"),
         (lambda _: VerdictConfig(ngram=0), "verdicts: ngram must be at least 1 word; got 0"),
         (lambda _: VerdictConfig(measure="best"), "verdicts: measure must be containment or jaccard; got 'best'"),
