@@ -4,10 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
+
+from curation.hashing import GOLDEN
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -60,3 +63,12 @@ def trailing_zeros(typingctx: Any, value: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
 
     return types.int64(types.uint64), codegen
+
+
+@jit(inline="always")
+def mixed(value: Any) -> Any:
+    """`hashing.mix` of one number."""
+    value += np.uint64(GOLDEN)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))

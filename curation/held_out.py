@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.compiled import jit
+from curation.compiled import jit, mixed
 from curation.errors import InputError
 from curation.hashing import GOLDEN, mix
 from curation.overlap import UNSPACED, WORD, Hashes, words
@@ -28,7 +28,7 @@ U8 = npt.NDArray[np.uint8]
 
 SHORTEST, LONGEST = 8, 13  # BETR's, as GPT-3's longest
 _BASE = np.uint64(0x9E6C63D0876A9A47)  # odd: of the polynomial that a run of words is hashed by
-_GOLDEN, _MIX_1, _MIX_2 = np.uint64(GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_GOLDEN = np.uint64(GOLDEN)
 _LEAST_BITS, _MOST_BITS = 16, 27  # of the filter: 8 KiB to 16 MiB
 
 
@@ -207,15 +207,6 @@ def _read_only(*arrays: npt.NDArray[Any]) -> list[Any]:
 
 
 @jit()
-def _mixed(value: Any) -> Any:
-    """`hashing.mix` of one number."""
-    z = value + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
-
-
-@jit()
 def _fill(grams: Hashes, slots: Hashes, places: I64) -> None:
     last = np.uint64(len(slots) - 1)
     for number in range(len(grams)):
@@ -271,7 +262,7 @@ def _find(
                     while n < length:
                         value = value * _BASE + hashes[at + n]
                         n += 1
-                    key = _mixed(value ^ (np.uint64(length) * _GOLDEN))
+                    key = mixed(value ^ (np.uint64(length) * _GOLDEN))
                     number = _place(key if key != 0 else np.uint64(1), slots, places)
                     if number >= 0:
                         if count < found.shape[1]:

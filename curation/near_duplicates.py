@@ -30,7 +30,7 @@ from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, IntegerType, LongType, StructField, StructType
 
-from curation.compiled import jit
+from curation.compiled import jit, mixed
 from curation.errors import InputError
 from curation.hashing import GOLDEN, content_id, mix
 from curation.overlap import Hashes, Indices
@@ -416,15 +416,6 @@ _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW = np.uint64((1 << 52) - 1)
 
 
-@jit(inline="always")
-def _mix(z: Any) -> Any:
-    """`hashing.mix` of one number."""
-    z += np.uint64(GOLDEN)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 @jit()
 def _enter(table: Hashes, gram: Any) -> bool:
     """Whether the gram is new to the table, which it is in from now on."""
@@ -460,8 +451,8 @@ def _distinct(words: Hashes, start: int, stop: int, ngram: int, table: Hashes, g
     for first in range(start, start + most):
         gram = np.uint64(0)
         for k in range(length):
-            gram = _mix(gram ^ words[first + k])
-        gram = _mix(gram ^ np.uint64(length))
+            gram = mixed(gram ^ words[first + k])
+        gram = mixed(gram ^ np.uint64(length))
         gram |= np.uint64(gram == 0)
         if _enter(used, gram):
             grams[found] = gram
@@ -482,7 +473,7 @@ def _sketch(grams: Hashes, turns: Hashes, minima: Minima) -> None:
     for turn in range(turns.size):
         high = np.uint64(turn) << np.uint64(52)
         for k in range(grams.size):
-            value = _mix(grams[k] ^ turns[turn])
+            value = mixed(grams[k] ^ turns[turn])
             place = np.int64((value >> np.uint64(32)) * places >> np.uint64(32))
             if turn >= minima.size:
                 place = np.int64(turn - minima.size)
@@ -508,7 +499,7 @@ def _sign(words: Hashes, offsets: Indices, ngram: int, turns: Hashes, rows: int,
         for band in range(bands.shape[1]):
             value = np.uint64(band)
             for k in range(band * rows, (band + 1) * rows):
-                value = _mix(value ^ minima[k])
+                value = mixed(value ^ minima[k])
             bands[text, band] = np.int64(value)
 
 
