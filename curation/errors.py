@@ -45,6 +45,8 @@ class DriftError(ChecksFailedError):
 _OURS = re.compile(r"^\s*(?:\S+: )??curation\.errors\.\w+: (.+)$", re.MULTILINE)
 _VALUE_ERROR = re.compile(r"^(?:InputError|SchemaError|ValueError): (.+)$", re.MULTILINE)
 _UNREADABLE = re.compile(r"(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER).*? file:? (\S+?)\.? ")
+# Unity Catalog: ... User does not have USE SCHEMA on Schema 'main.betr'. SQLSTATE: 42501
+_NO_RIGHT = re.compile(r"does not have ([A-Z][A-Z ]*[A-Z]) on ([A-Z]\w+(?: \w+)?) '([^']+)'")
 
 _CAUSES = (
     (
@@ -97,6 +99,12 @@ def _known_cause(error: BaseException) -> str | None:
     if file := _UNREADABLE.search(text):
         path = re.sub("^file:/+", "/", unquote(file[1]))
         return f"{path} is cut short or not what its name says; fetch it again"
+    if right := _NO_RIGHT.search(text):
+        missing, kind, name = right.groups()
+        return (
+            f"you have no right {missing} on the {kind.lower()} {name}; ask its owner: "
+            f"GRANT {missing} ON {kind.upper()} {name} TO `you`"
+        )
     for mark, sentence in _CAUSES:
         if mark in text:
             where = next(line for line in _lines(error) if mark in line)

@@ -233,6 +233,7 @@ class SparkError(Exception):
         ("java.net.ConnectException: Connection refused", "the cluster or the Connect server can't be reached (java.net"),
         ("ModuleNotFoundError: No module named 'betr'", "an executor lacks this package; install the wheel there or pass it with --py-files (Module"),
         ("[FAILED_READ_FILE.NO_HINT] Encountered error while reading file file:///data/a%20b.parquet. SQLSTATE", "/data/a b.parquet is cut short or not what its name says; fetch it again"),
+        ("[INSUFFICIENT_PERMISSIONS] Insufficient privileges:\nUser does not have USE SCHEMA on Schema 'main.betr'. SQLSTATE: 42501", "you have no right USE SCHEMA on the schema main.betr; ask its owner: GRANT USE SCHEMA ON SCHEMA main.betr TO `you`"),
         ("[SOMETHING_NEW] nobody knows\nat java.lang", "Spark failed: [SOMETHING_NEW] nobody knows (BETR_DEBUG=1 shows the whole stack)"),
     ],
 )  # fmt: skip
