@@ -56,7 +56,7 @@ def decontaminate(run: Run) -> Outcome | None:
             work.progress.batch(count)
             texts = tables.read(DOCUMENTS).where(F.col("chunk").isin(*wave))
             hits = find_hits(texts, tests=shared).withColumn("tests_id", F.lit(tests_id))
-            where = f"tests_id = '{tests_id}' AND chunk IN ({', '.join(repr(chunk) for chunk in wave)})"
+            where = corpus.rows_of("tests_id", tests_id, wave)
             # A document's hits differ in place or length, and no document is in two chunks.
             tables.replace(CONTAMINATION_HITS, hits, where=where, keys_are_unique=True)
             done = DECONTAMINATED_CHUNKS.frame(run.spark, [(tests_id, chunk, chunks[chunk][0]) for chunk in wave])

@@ -39,6 +39,11 @@ def waves(chunks: dict[str, tuple[int, int]]) -> Iterator[list[str]]:
         yield wave
 
 
+def rows_of(column: str, id_: str, wave: list[str]) -> str:
+    """What SQL calls a wave's rows under an id, to be replaced together."""
+    return f"{column} = '{id_}' AND chunk IN ({', '.join(repr(chunk) for chunk in wave)})"
+
+
 def rejections(done: Iterable[Outcome]) -> dict[str, int]:
     """reason -> rows that these imports put aside, by reason."""
     counts: Counter[str] = Counter()

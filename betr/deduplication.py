@@ -31,7 +31,6 @@ from curation.near_duplicates import (
 )
 
 BEFORE, AFTER, NONE = "before", "after", "none"
-PLACES = (BEFORE, AFTER, NONE)
 
 
 def deduplicate(run: Run, place: str | None = None) -> Outcome | None:
@@ -67,7 +66,7 @@ def deduplicate(run: Run, place: str | None = None) -> Outcome | None:
             work.progress.batch(count)
             rows = signatures(documents.where(F.col("chunk").isin(*wave)), config=settings, keep=("chunk",))
             rows = rows.withColumn("config_id", F.lit(settings.config_id))
-            where = f"config_id = '{settings.config_id}' AND chunk IN ({', '.join(repr(chunk) for chunk in wave)})"
+            where = corpus.rows_of("config_id", settings.config_id, wave)
             tables.replace(SIGNATURES, rows, where=where, keys_are_unique=True)  # the documents' key is
             work.progress.advance(count)
             work.rows_out += count

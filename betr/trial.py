@@ -178,6 +178,10 @@ def estimate(
             f"--gpus {machines.gpus}: the trial's machine has none and can't tell how fast they embed; give "
             "--gpu-texts-per-second, or run the estimate where a GPU is"
         )
+    if config.tests or config.near_duplicates:
+        terminal.warn(
+            "near-duplicates and held-out tests aren't part of the estimate: each reads the new documents' text once more"
+        )
     with input_errors(), _scratch(config, spark) as folder:
         planned = Run(config.run_config(tables=str(folder / "planned")), spark, Terminal(_nowhere()))
         stages.check_inputs(planned)
@@ -244,7 +248,7 @@ def _observe(
         tables=str(root), documents=(part.path,), sample=str(sample),
         per_benchmark=str(per_benchmark), chunk_bytes=ONE_CHUNK, wave_rows=max(config.wave_rows, sample, EXAMPLES),
         epochs=1, classifier_dir=None, retrain=False, k=None,
-        keep=_share(config), tokens=None, flops=None, carry=None, quota=(),
+        keep=_share(config), tokens=None, flops=None, carry=None, quota=(), near_duplicates=None, tests=(),
     )  # fmt: skip
     began = time.monotonic()
     with pipeline.opened(trial, spark, Terminal(_nowhere())) as run:
