@@ -180,7 +180,7 @@ def estimate(
         )
     if config.tests or config.near_duplicates:
         terminal.warn(
-            "near-duplicates and held-out tests aren't part of the estimate: each reads the new documents' text once more"
+            "near-duplicates and held-out tests aren't in the estimate: each reads new documents' text once more"
         )
     with input_errors(), _scratch(config, spark) as folder:
         planned = Run(config.run_config(tables=str(folder / "planned")), spark, Terminal(_nowhere()))
