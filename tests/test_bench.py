@@ -186,7 +186,7 @@ def test_what_a_gpu_question_takes_of_ours_is_imported_without_spark() -> None:
         "find = PathFinder.find_spec\n"
         "def hide(name, path=None, target=None):\n"
         "    return None if name.split('.')[0] in PACKAGES else find(name, path, target)\n"
-        "PathFinder.find_spec = hide\n"
+        "PathFinder.find_spec = staticmethod(hide)\n"
         "assert without_spark() == sorted(PACKAGES)\n"
         "import bench.gpu_ranking, bench.gpu_generation, bench.gpu_embedding\n"
         "assert bench.gpu_ranking.unit_rows(3).shape == (3, 384)\n"

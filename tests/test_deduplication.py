@@ -21,7 +21,7 @@ from curation.progress import Terminal
 from curation.tables import Tables
 from tests.helpers import demo_documents, settings, write_lines
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.processes]  # beside the others, under Spark Connect
 
 
 def copies() -> list[dict[str, Any]]:

@@ -347,7 +347,7 @@ def test_the_highest_is_kept_of_equals_the_lowest_id_and_what_has_no_value_last(
     clusters = spark.createDataFrame(members, "cluster_id string, doc_id string")
     sizes = spark.createDataFrame([("a", 5), ("b", 9), ("c", 9), ("d", None), ("e", -1), ("h", 99)], "doc_id string, bytes bigint")
     compared = spark.createDataFrame([("a", "b", 0.9), ("a", "c", 0.85), ("b", "d", 0.1)], "one string, other string, similarity double")
-    kept = near.keep_one(clusters, sizes, compared, prefer="bytes").withColumn("config_id", F.lit("x"))
+    kept = near.keep_one(clusters, sizes, compared, prefer="bytes").withColumn("deduplication_id", F.lit("x"))
     assert set(kept.columns) == set(near.NEAR_DUPLICATES.struct(spark).names)
     rows = kept.select("cluster_id", "doc_id", "kept_doc_id", "similarity", "documents").collect()
     assert sorted(tuple(row) for row in rows) == [

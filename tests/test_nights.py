@@ -16,7 +16,7 @@ from curation.errors import DriftError
 from curation.tables import Tables
 from tests.helpers import demo_documents, settings, write_lines
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.processes]  # beside the others, under Spark Connect
 
 
 @pytest.fixture(scope="module")

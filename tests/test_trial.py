@@ -56,7 +56,7 @@ def test_an_estimate_tells_every_stage_and_leaves_nothing_behind(
     json.dumps(found)
 
     stages = {stage["stage"]: stage for stage in found["stages"]}
-    assert set(stages) == {*pipeline.STAGES, trial.LAST, "start of Spark"} - {"watch"} and stages["start of Spark"]["seconds"] == 3
+    assert set(stages) == {*pipeline.STAGES, trial.LAST, "start of Spark"} - {"watch", "deduplicate", "decontaminate"} and stages["start of Spark"]["seconds"] == 3
     assert all(stage["low"] <= stage["seconds"] <= stage["high"] for stage in [*found["stages"], found["total"]])
     assert found["total"]["seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["stages"]))
     assert found["total"]["cost"] == pytest.approx(0.5 * found["total"]["core_hours"])
