@@ -22,6 +22,7 @@ from curation.decontamination import (
     find_hits,
     kept_share,
     parse_decontamination,
+    pieces_of,
 )
 from curation.errors import InputError
 from curation.hashing import content_id
@@ -47,13 +48,9 @@ def decontaminate(run: Run) -> Outcome | None:
             tests = benchmarks.read_tests(run.spark, sources, settings)
         mine = F.col("tests_id") == tests_id
         read = {row["chunk"] for row in tables.read(DECONTAMINATED_CHUNKS).where(mine).select("chunk").collect()}
-        chunks = {chunk: size for chunk, size in corpus.chunks(run).items() if chunk not in read}
-        work.progress.expect(sum(count for count, _ in chunks.values()))
-        work.bytes_in = sum(size for _, size in chunks.values())
+        chunks = corpus.missing(run, work, read)
         shared = share(run.spark, tests)
-        for wave in corpus.waves(chunks):
-            count = sum(chunks[chunk][0] for chunk in wave)
-            work.progress.batch(count)
+        for wave in corpus.waves(work, chunks):
             texts = tables.read(DOCUMENTS).where(F.col("chunk").isin(*wave))
             hits = find_hits(texts, tests=shared).withColumn("tests_id", F.lit(tests_id))
             where = corpus.rows_of("tests_id", tests_id, wave)
@@ -61,8 +58,6 @@ def decontaminate(run: Run) -> Outcome | None:
             tables.replace(CONTAMINATION_HITS, hits, where=where, keys_are_unique=True)
             done = DECONTAMINATED_CHUNKS.frame(run.spark, [(tests_id, chunk, chunks[chunk][0]) for chunk in wave])
             tables.append(DECONTAMINATED_CHUNKS, done, keys_are_unique=True)  # they weren't read before
-            work.progress.advance(count)
-            work.rows_out += count
         release(shared)
         found = tables.read(CONTAMINATION_HITS).where(mine)
         verdicts = contaminated_documents(found, settings).withColumn("decontamination_id", F.lit(key))
@@ -155,21 +150,22 @@ def in_pieces(run: Run, rows: DataFrame, decontamination_id: str) -> DataFrame:
     cut = verdicts.where(F.col("verdict") == CUT)
     cut = cut.select(F.col("doc_id").alias("id"), "pieces", "characters", "kept_characters")
     parts = F.transform("pieces", lambda piece, number: F.struct(
-        number.alias("number"), piece["start"].alias("start"), (piece["end"] - piece["start"]).alias("length"),
+        number.alias("number"), piece["start"].alias("start"), piece["end"].alias("end"),
         F.aggregate(F.slice("pieces", 1, number + 1), F.lit(0), lambda sum_, p: sum_ + p["end"] - p["start"])
         .alias("until"),
     ))  # fmt: skip
     split = rows.join(cut, "id", "left").withColumn("part_", F.explode_outer(parts))
     part, whole = F.col("part_"), F.col("part_").isNull()
+    length = part["end"] - part["start"]
 
     def tokens_until(characters: Column) -> Column:
         return F.floor(F.col("tokens") * characters / F.col("kept_characters") + 0.5)
 
-    mine = tokens_until(part["until"]) - tokens_until(part["until"] - part["length"])
-    here = F.greatest(F.lit(1), F.floor(F.col("bytes") * part["length"] / F.col("characters")))
+    mine = tokens_until(part["until"]) - tokens_until(part["until"] - length)
+    here = F.greatest(F.lit(1), F.floor(F.col("bytes") * length / F.col("characters")))
     return split.withColumns({
         "id": F.when(whole, F.col("id")).otherwise(F.concat("id", F.lit("#"), part["number"].cast("string"))),
-        "text": F.when(whole, F.col("text")).otherwise(F.substring("text", part["start"] + 1, part["length"])),
+        "text": F.get(pieces_of("text", F.when(~whole, F.array(part))), F.lit(0)),
         "tokens": F.when(whole, F.col("tokens")).otherwise(mine).cast("bigint"),
         "bytes": F.when(whole, F.col("bytes")).otherwise(here).cast("bigint"),
     }).drop("part_", "pieces", "characters", "kept_characters")  # fmt: skip

@@ -57,19 +57,13 @@ def deduplicate(run: Run, place: str | None = None) -> Outcome | None:
     with run.stage("deduplicate", key, unit="documents", in_parts=True) as work:
         mine = F.col("config_id") == settings.config_id
         signed = {row["chunk"] for row in tables.read(SIGNATURES).where(mine).select("chunk").distinct().collect()}
-        chunks = {chunk: size for chunk, size in corpus.chunks(run).items() if chunk not in signed}
-        work.progress.expect(sum(count for count, _ in chunks.values()))
-        work.bytes_in = sum(size for _, size in chunks.values())
+        chunks = corpus.missing(run, work, signed)
         documents = tables.read(DOCUMENTS)
-        for wave in corpus.waves(chunks):
-            count = sum(chunks[chunk][0] for chunk in wave)
-            work.progress.batch(count)
+        for wave in corpus.waves(work, chunks):
             rows = signatures(documents.where(F.col("chunk").isin(*wave)), config=settings, keep=("chunk",))
             rows = rows.withColumn("config_id", F.lit(settings.config_id))
             where = corpus.rows_of("config_id", settings.config_id, wave)
             tables.replace(SIGNATURES, rows, where=where, keys_are_unique=True)  # the documents' key is
-            work.progress.advance(count)
-            work.rows_out += count
         with tables.scratch(*SCRATCH):
             store = store_in(tables, settings)
             links = find_links(

@@ -37,10 +37,15 @@ def records(run: Run, selected: Row) -> DataFrame:
     return rows if config.decontamination_id is None else contamination.in_pieces(run, rows, config.decontamination_id)
 
 
+def chosen(run: Run, wanted: str | None) -> Row:
+    """The row of SELECTION_RUNS that is meant, as `find_selection` takes it; None: the latest."""
+    name = wanted if wanted is not None else run.needs("select").key
+    return find_selection(run.tables.read(SELECTION_RUNS).collect(), name, root=run.tables.root)
+
+
 def write(run: Run, config: ExportConfig, out: str, *, selection: str | None = None) -> dict[str, Any]:
     """Export a selection, as `find_selection` takes it, by default the latest."""
-    wanted = selection if selection is not None else run.needs("select").key
-    selected = find_selection(run.tables.read(SELECTION_RUNS).collect(), wanted, root=run.tables.root)
+    selected = chosen(run, selection)
     found = records(run, selected)
     named = f"{selected['name']}@{selected['version']}"
 

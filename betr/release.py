@@ -7,10 +7,8 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
-from betr.export import records
+from betr.export import chosen, records
 from betr.run import Run
-from betr.selection import find_selection
-from betr.tables import SELECTION_RUNS
 from curation.errors import InputError
 from curation.tables import TableSpec
 
@@ -27,8 +25,7 @@ def release(run: Run, wanted: str | None, *, name: str | None = None) -> dict[st
     InputError where the name holds another one.
     """
     tables = run.tables
-    chosen = wanted if wanted is not None else run.needs("select").key
-    selected = find_selection(tables.read(SELECTION_RUNS).collect(), chosen, root=tables.root)
+    selected = chosen(run, wanted)
     called = name or re.sub(r"\W", "_", f"{selected['name']}_{selected['version']}").lower()
     if not re.fullmatch(r"[a-z0-9_]+", called):
         raise InputError(f"a release's name is small letters, digits and _; got {called!r}")

@@ -820,9 +820,7 @@ def score(run: Run) -> Outcome:
     with run.stage("score", key, unit="documents", in_parts=True) as work:
         mine = F.col("classifier_id") == trained.key
         done = {r["chunk"] for r in tables.read(CORPUS_SCORES).where(mine).select("chunk").distinct().collect()}
-        chunks = {chunk: size for chunk, size in corpus.chunks(run).items() if chunk not in done}
-        work.progress.expect(sum(count for count, _ in chunks.values()))
-        work.bytes_in = sum(size for _, size in chunks.values())
+        chunks = corpus.missing(run, work, done)
         payloads = tuple(model.to_bytes() for model in models.values())
         shared: Shared[scoring.Payload] = share(run.spark, payloads if heads else payloads[0])
         documents, way, reason = tables.read(DOCUMENTS), "", ""
@@ -867,7 +865,7 @@ def score(run: Run) -> Outcome:
             work.rows_out += count
         release(shared)
         watched = sum(chunks[chunk][1] for chunk in sorted(chunks)[::CHUNKS_A_CLOCK])
-        work.clock.watched = watched / max(1, work.bytes_in)
+        work.clock.watched = watched / max(1, work.bytes_in or 0)
         work.rows_in = work.rows_out
         totals = (
             tables.read(CORPUS_SCORES).where(mine).agg(F.count(F.lit(1)).alias("n"), F.sum("tokens").alias("t")).first()

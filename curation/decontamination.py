@@ -153,19 +153,13 @@ def _hits_of(batch: pa.RecordBatch, tests: TestSet) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-def counted_hits(hits: DataFrame, config: DecontaminationConfig) -> DataFrame:
-    """The hits with `occurrences`, of their n-gram in the corpus, and `ignored`: whether that is too many to count."""
-    occurrences = hits.groupBy("gram").agg(F.count(F.lit(1)).alias("occurrences"))
-    return hits.join(occurrences, "gram").withColumn("ignored", F.col("occurrences") > config.commonest)
-
-
 def contaminated_documents(hits: DataFrame, config: DecontaminationConfig) -> DataFrame:
     """What is left of each document that has a hit: CONTAMINATED_DOCUMENTS without decontamination_id.
 
     A document whose n-grams are all too common isn't there.
     """
-    counting = counted_hits(hits, config).where(~F.col("ignored"))
-    grouped = counting.groupBy("doc_id").agg(
+    said = hits.groupBy("gram").count().where(F.col("count") <= config.commonest)
+    grouped = hits.join(said, "gram", "left_semi").groupBy("doc_id").agg(
         F.sort_array(F.collect_list(F.struct("start", "end"))).alias("places"),
         F.max("characters").alias("characters"),
         F.count(F.lit(1)).cast("int").alias("hits"),
