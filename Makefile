@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 UV := .venv/bin/uv
 STAMPS := .venv/stamps
-SOURCES := curation betr bare demo jobs bench deploy tests notebooks
+SOURCES := curation betr bare evaluation demo jobs bench deploy tests notebooks
 
 export BETR_HOME := $(CURDIR)/.local
 export NUMBA_CACHE_DIR := $(CURDIR)/.local/cache/numba

@@ -1,0 +1,54 @@
+"""The tables of the evaluation, in the order in which they come to be (docs/tables.md)."""
+
+from curation.tables import TableSpec
+
+# An arm is a selection under a name of the comparison: kind tells how it was made, parameters with which settings.
+ARMS = TableSpec(
+    "arms",
+    key=("arm_id",),
+    schema=(
+        "arm_id string, arm string, kind string, selection_id string, documents bigint, tokens bigint, "
+        "parameters string, run_id string, created string"
+    ),
+)
+
+# One tokenizer for all arms, trained on a sample of the pool; definition is the library's own JSON.
+TOKENIZERS = TableSpec(
+    "tokenizers",
+    key=("tokenizer_id",),
+    schema="tokenizer_id string, vocabulary int, documents bigint, bytes bigint, parameters string, definition string",
+)
+
+# What models are measured on. removed: why an example is not measured (its text is in the pool, it is a training example).
+HELD_OUT_EXAMPLES = TableSpec(
+    "held_out_examples",
+    key=("held_out_id", "example_id"),
+    schema=(
+        "held_out_id string, example_id string, benchmark string, question string, choices array<string>, gold int, "
+        "removed string"
+    ),
+)
+
+# A run of one arm, size and seed; status: finished or diverged (reason says how), which no mean takes in.
+PROXY_RUNS = TableSpec(
+    "proxy_runs",
+    key=("proxy_id",),
+    schema=(
+        "proxy_id string, arm_id string, arm string, size string, parameters bigint, seed int, tokens bigint, "
+        "epochs double, steps int, loss double, status string, reason string, flops double, seconds double, "
+        "device string, tokenizer_id string, held_out_id string, settings string, run_id string"
+    ),
+)
+
+# phase: pretrained, or finetuned on the same small task set. bits_per_byte: of the gold answer given the question.
+# correct: the gold answer is the likeliest by the byte; null where an example has no choices.
+EVALUATIONS = TableSpec(
+    "evaluations",
+    key=("proxy_id", "phase", "benchmark", "example_id"),
+    schema=(
+        "proxy_id string, phase string, benchmark string, example_id string, nats double, bytes int, "
+        "bits_per_byte double, correct boolean"
+    ),
+)
+
+ALL = (ARMS, TOKENIZERS, HELD_OUT_EXAMPLES, PROXY_RUNS, EVALUATIONS)
