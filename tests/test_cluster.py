@@ -1,4 +1,4 @@
-"""Both methods where executors are processes of their own: local-cluster, and a standalone master with two workers."""
+"""Both methods on a standalone master with two workers, executors being processes of their own."""
 
 import json
 import signal
@@ -25,7 +25,6 @@ from tests.helpers import (
     commits,
     last_json,
     rows_hash,
-    run_command,
     settings,
 )
 
@@ -37,20 +36,6 @@ CUT = ("threshold", "documents", "tokens", "kept_documents", "kept_tokens")
 
 def cut(report: dict[str, Any]) -> dict[str, object]:
     return {name: report["selection"][name] for name in CUT}
-
-
-def test_two_executor_processes_give_the_same_selection_and_json_alone_on_stdout(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    given = arguments(settings(finished[0], tables=str(tmp_path / "tables"), wave_rows=1000, chunk_bytes=100_000))
-    memory = ["--spark", "spark.driver.memory=1g", "spark.executor.memory=1g"]
-    result = run_command(*given, "--master", "local-cluster[2,1,1024]", *memory, interpreted=True)
-    report = last_json(result)
-    assert cut(report) == cut(finished[1])
-    assert result.stdout.count("\n") == 1
-    assert "Traceback" not in result.stderr and "WARN" not in result.stderr
-    assert "select" in result.stderr and "kept" in result.stderr
-    assert set(report) == set(finished[1])
 
 
 @pytest.fixture(scope="module")
