@@ -87,12 +87,19 @@ def _weights(things: int, replicates: int, key: tuple[str, int, str], begin: int
     if things == 1:
         return np.ones((replicates, 1))
     draws = things - 1
+    chosen = drawn_places(things, draws, replicates, key, begin)
+    flat = (chosen + np.arange(replicates, dtype=np.int64)[:, None] * things).ravel()
+    return np.bincount(flat, minlength=replicates * things).reshape(replicates, things) / draws
+
+
+def drawn_places(
+    things: int, draws: int, replicates: int, key: tuple[str, int, str], begin: int = 0
+) -> npt.NDArray[np.int64]:
+    """Which of the things is drawn, with replacement, by hash of key, replicate and draw: (replicates, draws)."""
     first = (hash64("evaluation", *key) + begin * draws) % 2**64
     with np.errstate(over="ignore"):
         stream = np.arange(replicates * draws, dtype=np.uint64) + np.uint64(first)
-        chosen = (mix(stream) % np.uint64(things)).astype(np.int64).reshape(replicates, draws)
-    flat = (chosen + np.arange(replicates, dtype=np.int64)[:, None] * things).ravel()
-    return np.bincount(flat, minlength=replicates * things).reshape(replicates, things) / draws
+        return (mix(stream) % np.uint64(things)).astype(np.int64).reshape(replicates, draws)
 
 
 def contrasts(panel: Panel, drawn: Floats, coefficients: Floats, *, level: float = 0.95) -> Contrasts:
