@@ -1,9 +1,10 @@
 """How many tokens of training a selection can serve, when it is read again and again.
 
 Muennighoff et al. 2023 (arXiv 2305.16264, section 3): D tokens of which U are unique, R = D / U - 1 repetitions, are
-worth D' = U + U R* (1 - exp(-R / R*)) new ones, R* = 15.387756. What is assumed: models from 7 million to 9 billion
-parameters and 1 to 500 epochs of C4 and OSCAR, 182 runs, gave R* by loss on text of the same kind; nobody has fitted it for a filtered
-selection, whose text is more alike and may wear out sooner, and a model large for its data wears it out sooner too.
+worth D' = U + U R* (1 - exp(-R / R*)) new ones, R* = 15.387756. What is assumed: models
+of 7 million to 9 billion parameters and 1 to 500 epochs (182 runs on C4 and OSCAR) gave R*, by loss on text of the same
+kind. Nobody has fitted it for a filtered selection, whose text is more alike and may wear out sooner, and what is
+read by a model large for it wears out sooner too.
 """
 
 from __future__ import annotations
