@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from curation.errors import InputError
-from curation.report import interval, number, percent
+from curation.report import number, percent
 from curation.statistics import wilson
 from evaluation.resampling import REPLICATES, Contrasts, Floats, Panel, contrasts, resample
 
@@ -445,8 +445,8 @@ def _winner(
 ) -> Winner:
     beaten = {g.over for g in pairs if g.benchmark == benchmark and g.verdict == "better"}
     beaten |= {g.arm for g in pairs if g.benchmark == benchmark and g.verdict == "worse"}
-    bits = {each.arm: each.bits_per_byte for each in losses if each.benchmark == benchmark}
-    left = tuple(sorted((arm for arm in arms if arm not in beaten), key=lambda arm: (bits[arm], arm)))
+    needs = {each.arm: each.bits_per_byte for each in losses if each.benchmark == benchmark}
+    left = tuple(sorted((arm for arm in arms if arm not in beaten), key=lambda arm: (needs[arm], arm)))
     return Winner(size, benchmark, left[0] if len(left) == 1 else None, left)
 
 
@@ -532,21 +532,31 @@ def place(benchmark: str | None) -> str:
     return "the average of the benchmarks" if benchmark is None else benchmark
 
 
-def _gap(gain: Gain) -> str:
-    return interval(gain.gain, gain.joint_low, gain.joint_high)
+def bits(value: float, low: float, high: float) -> str:
+    """`0.198 [0.168, 0.227]`: to a thousandth of a bit, finer where an end would read as 0 and isn't."""
+    ends = (value, low, high)
+    digits = next((d for d in (3, 4, 5) if all(abs(end) >= 0.5 * 10**-d or not end for end in (low, high))), 6)
+    told = [f"{round(end, digits) + 0.0:,.{digits}f}".replace("-", "−") for end in ends]
+    return f"{told[0]} [{told[1]}, {told[2]}]"
+
+
+def points(value: float, low: float, high: float) -> str:
+    """A difference of shares in percentage points: `3.3 [1.2, 5.4]`."""
+    told = [percent(end)[:-1] for end in (value, low, high)]
+    return f"{told[0]} [{told[1]}, {told[2]}]"
 
 
 def _sentence(gain: Gain) -> str:
     """One gain in words, by what its interval allows."""
-    where, bits = place(gain.benchmark), f"{_gap(gain)} bits a byte"
+    where, gap = place(gain.benchmark), f"{bits(gain.gain, gain.joint_low, gain.joint_high)} bits a byte"
     if gain.verdict == "better":
-        return f"{gain.arm} is better than {gain.over} on {where}, by {bits}."
+        return f"{gain.arm} is better than {gain.over} on {where}, by {gap}."
     if gain.verdict == "worse":
-        lost = interval(-gain.gain, -gain.joint_high, -gain.joint_low)
+        lost = bits(-gain.gain, -gain.joint_high, -gain.joint_low)
         return f"{gain.arm} is worse than {gain.over} on {where}, by {lost} bits a byte."
     if gain.verdict == "alone":
-        return f"{gain.arm} differs from {gain.over} on {where} by {bits}, on one seed or one example: no verdict."
-    return f"{gain.arm} can't be told from {gain.over} on {where}: {bits}."
+        return f"{gain.arm} differs from {gain.over} on {where} by {gap}, on one seed or one example: no verdict."
+    return f"{gain.arm} can't be told from {gain.over} on {where}: {gap}."
 
 
 def _told(found: Comparison, last: Size, overall: Sequence[Gain]) -> Iterator[str]:
@@ -573,8 +583,8 @@ def _told(found: Comparison, last: Size, overall: Sequence[Gain]) -> Iterator[st
         elif diagonal.low == 1:
             yield f"{stands}: it may be the best there, or not."
     for gain in (g for g in found.accuracy_gains if g.size == last.size and g.verdict in ("better", "worse")):
-        share = f"{percent(gain.gain)} [{percent(gain.joint_low)}, {percent(gain.joint_high)}]"
-        yield f"Right answers on {gain.benchmark}: {gain.arm} has {share} more than {gain.over}."
+        more = f"{points(gain.gain, gain.joint_low, gain.joint_high)} percentage points"
+        yield f"Right answers on {gain.benchmark}: {gain.arm} has {more} more than {gain.over}."
 
 
 def _rank(diagonal: Diagonal) -> str:

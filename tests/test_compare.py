@@ -341,7 +341,7 @@ def numerals(value: Any) -> set[str]:
         return set().union(*(numerals(each) for each in value))
     assert isinstance(value, Real)
     figure = float(value)
-    told = {number(value), percent(figure), percent(figure, 0)}
+    told = {number(value), percent(figure), percent(figure, 0), percent(figure)[:-1], percent(-figure)[:-1]}
     for sign in (1, -1):  # an interval has its figure's decimals
         told |= {f"{sign * figure + 0.0:,.{digits}f}".replace("-", "−") for digits in range(7)}
     return told
@@ -360,7 +360,7 @@ def test_every_number_in_words_is_one_of_the_result(found: Comparison) -> None:
 def test_words_follow_the_verdicts(found: Comparison) -> None:
     told = words(found, ours="betr")
     lead = gain(found, "betr", None)
-    shown = f"{number(lead.gain)} [{number(lead.joint_low)}, {number(lead.joint_high)}]"
+    shown = f"{lead.gain:.3f} [{lead.joint_low:.3f}, {lead.joint_high:.3f}]"
     assert told.told[0] == f"betr is better than random on the average of the benchmarks, by {shown} bits a byte."
     assert not any("betr is worse" in said or "betr can't be told" in said for said in told.against)
     assert any(said.startswith("No winner on maths: ") and "betr_maths" in said for said in told.against)
@@ -368,6 +368,14 @@ def test_words_follow_the_verdicts(found: Comparison) -> None:
     assert sum("poor is worse than random" in said for said in poor) == 4
     assert any("poor is worse than betr on the average" in said for said in poor)
     assert any("betr at size large read its selection 1.500 times" in said for said in told.limits)
+
+
+def test_an_end_that_is_not_zero_never_reads_as_zero() -> None:
+    assert comparing.bits(0.02, 0.0002, 0.04) == "0.0200 [0.0002, 0.0400]"
+    assert (
+        comparing.bits(-0.0001, -0.03, 0.03) == "0.000 [−0.030, 0.030]"
+        and comparing.bits(0.0, 0.0, 0.0) == "0.000 [0.000, 0.000]"
+    )
 
 
 def test_a_difference_seen_from_the_other_side_is_itself_turned(found: Comparison) -> None:
