@@ -19,6 +19,7 @@ from curation.errors import InputError
 
 ABSENT = "–"
 COLOURS = 6  # series that are told apart by colour, and by mark; more are refused
+COLUMNS = 16  # of a heat map: more can't be read
 
 
 class Html(str):
@@ -100,6 +101,11 @@ def _decimal(figure: float, digits: int | None) -> str:
         return "∞" if figure > 0 else "−∞"
     told = f"{figure:.2e}" if digits is None and figure else f"{figure + 0.0:,.{digits or 0}f}"
     return told.replace("-", "−")
+
+
+def _rounded(figure: float, digits: int) -> str:
+    """To so many decimals, and nothing is ever minus nothing."""
+    return _decimal(round(figure, digits), digits)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -506,6 +512,65 @@ def _figure(title: str, said: str, height: float, parts: Sequence[str], note: st
     )
 
 
+def heat_map(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Mapping[tuple[int, int], Point],
+    *,
+    outlined: Iterable[tuple[int, int]] = (),
+    note: str = "",
+) -> Html:
+    """Figures of rows by columns, the stronger coloured the further from 0: above in one colour, below in another.
+
+    cells: (row, column) -> figure; one that is absent stays empty. outlined: cells to find at once, such as a diagonal.
+    """
+    if not 1 <= len(columns) <= COLUMNS or not rows:
+        raise InputError(
+            f"chart {title}: a heat map has rows and from 1 to {COLUMNS} columns; got {len(columns)}. Split it"
+        )
+    for (i, j), point in cells.items():
+        _check_point(f"{title}, {rows[i]} by {columns[j]}", point)
+    left = min(150.0, max([28.0, *(_width(r) for r in rows)])) + 12
+    wide, tall = (WIDTH - left - 4) / len(columns), 30.0
+    level = all(_width(c) <= wide - 4 for c in columns)
+    top = 22.0 if level else min(150.0, max(_width(c) for c in columns)) + 14
+    values = [p.value for p in cells.values() if p.value is not None]
+    most = max(map(abs, values), default=0.0) or 1.0
+    # As many decimals as there is room for, the same in all cells; none fits: colours and hovering alone.
+    digits = next((d for d in (3, 2, 1) if all(_width(_rounded(v, d)) <= wide - 4 for v in values)), None)
+    parts = []
+    for j, column in enumerate(columns):
+        x = left + wide * (j + 0.5)
+        turn = "" if level else f' transform="rotate(-90 {_n(x + 4)} {_n(top - 8)})"'
+        label = _cut(column, wide - 2 if level else top - 12)
+        hover = f"<title>{escape(column)}</title>" if label != column else ""
+        place = f'x="{_n(x if level else x + 4)}" y="{_n(top - 8)}"'
+        parts.append(f'<text class="{"middle" if level else "start"}" {place}{turn}>{hover}{escape(label)}</text>')
+    for i, row in enumerate(rows):
+        parts.append(_text(left - 10, top + tall * (i + 0.5) + 4, _cut(row, left - 12), "end", whole=row))
+    for (i, j), point in sorted(cells.items()):
+        x, y = left + wide * j, top + tall * i
+        if point.value is None:
+            continue
+        strength = 0.04 + 0.56 * abs(point.value) / most
+        shown = f"{rows[i]} by {columns[j]}: {interval(point.value, point.low, point.high)}"
+        parts.append(
+            f'<rect class="c{0 if point.value >= 0 else 1} fill" fill-opacity="{_n(strength)}" x="{_n(x + 1)}" '
+            f'y="{_n(y + 1)}" width="{_n(wide - 2)}" height="{_n(tall - 2)}" rx="2">'
+            f"<title>{escape(shown)}</title></rect>"
+        )
+        if digits is not None:
+            parts.append(_text(x + wide / 2, y + tall / 2 + 4, _rounded(point.value, digits), "middle"))
+    for i, j in outlined:
+        parts.append(
+            f'<rect class="ink outline" x="{_n(left + wide * j + 1)}" y="{_n(top + tall * i + 1)}" '
+            f'width="{_n(wide - 2)}" height="{_n(tall - 2)}" rx="2"/>'
+        )
+    said = [f"{rows[i]} by {columns[j]}: {interval(p.value, p.low, p.high)}" for (i, j), p in sorted(cells.items())]
+    return _figure(title, "; ".join(said), top + tall * len(rows) + 6, parts, note)
+
+
 # -- axes and marks ----------------------------------------------------------------------------------------------------
 
 
@@ -698,6 +763,7 @@ svg .fill{fill:currentColor}
 svg .hole{fill:var(--card);stroke:currentColor;stroke-width:1.6}
 svg .area{fill:currentColor;fill-opacity:.15}
 svg .ink{color:var(--ink)}
+svg .outline{fill:none;stroke:currentColor;stroke-width:1.8}
 .c0{color:var(--c0)}.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}.c5{color:var(--c5)}
 ins{background:var(--good-soft);color:var(--good);text-decoration:underline;text-decoration-thickness:1px;
 text-underline-offset:2px;border-radius:2px}

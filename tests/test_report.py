@@ -61,6 +61,7 @@ def everything(text: str) -> str:
         report.bar_chart(text, [point], note=text), report.intervals(text, [point], reference=Reference(0.75, text), note=text),
         report.histogram(text, [0, 1, 2], {text: [1, 2], "other": [0, 1]}, x_label=text, note=text),
         report.line_chart(text, {text: [(0, point), (1, point)], "other": [(0, point)]}, x_label=text, reference=Reference(0.1, text)),
+        report.heat_map(text, [text, "b"], [text, "d"], {(0, 0): point, (1, 1): point}, outlined=[(0, 0)], note=text),
     ]  # fmt: skip
     return report.page(text, [Section(text, blocks), Section(text, [report.beside(*blocks)]), Section("end", [])], lead=text)
 
@@ -244,6 +245,22 @@ def test_a_histogram_shows_shares_of_its_own_total() -> None:
     assert len(heights) == 2  # empty bins at the ends are cut off
     assert bottom - heights[1] == pytest.approx(3 * (bottom - heights[0]), abs=0.05)
     assert "few: 4 in all, the fullest bin from 2 to 3" in "".join(root.itertext())
+
+
+def test_a_heat_map_colours_by_sign_and_strength_and_leaves_empty_what_is_absent() -> None:
+    cells = {(0, 0): Point("", 0.4, 0.3, 0.5), (0, 1): Point("", -0.2), (1, 1): Point("", 0.0), (1, 0): Point("", None)}
+    chart = report.heat_map("t", ["a", "b"], ["x", "y"], cells, outlined=[(0, 0)])
+    root = svg_of(chart)
+    drawn = {(e.attrib["class"].split()[0], float(e.attrib["fill-opacity"])) for e in root.iter(SVG + "rect") if "fill-opacity" in e.attrib}
+    assert drawn == {("c0", 0.6), ("c1", 0.32), ("c0", 0.04)}
+    assert len(list(root.iter(SVG + "rect"))) == 4  # three figures and an outline
+    assert "a by x: 0.400 [0.300, 0.500]" in "".join(root.itertext())
+    assert [e.text for e in root.iter(SVG + "text") if e.text in ("0.400", "−0.200", "0.000")] == ["0.400", "−0.200", "0.000"]
+    narrow = svg_of(report.heat_map("t", ["a"], [f"benchmark {i}" for i in range(14)], {(0, i): Point("", 0.1234) for i in range(14)}))
+    assert {e.text for e in narrow.iter(SVG + "text") if e.text and e.text[0] == "0"} == {"0.1"}
+    assert sum("rotate" in e.attrib.get("transform", "") for e in narrow.iter(SVG + "text")) == 14
+    with pytest.raises(InputError, match=r"rows and from 1 to 16 columns; got 17\. Split it"):
+        report.heat_map("t", ["a"], ["x"] * 17, {})
 
 
 def test_a_line_breaks_where_nothing_was_measured() -> None:

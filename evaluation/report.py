@@ -1,0 +1,294 @@
+"""Pages of the evaluation: arms side by side, and what a selection costs and brings back.
+
+Plain data in (compare.py, roi.py), a self-contained page out; the frame and the charts are curation's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curation import report
+from curation.progress import clock
+from curation.report import COLOURS, Html, Point, Reference, Section, number, percent
+from evaluation.compare import Comparison, Gain, Loss, Words, bits, place, points, words
+
+AVERAGE = "average"
+_VERDICTS = {"better": "better", "worse": "worse", "open": "can't be told apart", "alone": "no verdict"}
+# What holds for every comparison of small models, whatever its figures say.
+SMALL = (
+    "A proxy model is small. The paper's own laws say that larger models want less filtering: the best share to keep "
+    "here is not the best share for them.",
+    "Which arm is better can turn with size. Two sizes show a direction, no law; a law needs three sizes and three "
+    "numbers of tokens each (docs/scaling.md).",
+    "Bits per byte of a right answer fall long before a model answers right. A gain in bits is no promise of as many "
+    "right answers.",
+    "What these benchmarks don't ask isn't measured. A selection made for some tasks can lose on others.",
+    "All arms have equal tokens. Where a selection is small it is read several times, which costs little up to four "
+    "times and more beyond.",
+)
+
+
+def comparison_page(found: Comparison, *, title: str = "", ours: str | None = None) -> str:
+    """The whole page, the answer first. ours: the arm whose defeats are listed; None: all but the baseline."""
+    said = words(found, ours=ours)
+    sections = [
+        Section("In short", _short(found, said)),
+        Section("What goes against it", _against(said)),
+        Section(f"Gain over {found.baseline}", _gains(found)),
+        *([Section("Each target on each benchmark", _matrix(found))] if found.cells else []),
+        Section("Loss by size", _losses(found)),
+        *([Section("Right answers", _accuracy(found))] if found.accuracies else []),
+        Section("Runs and what they took", _runs(found)),
+        Section("What this can't tell", [report.bullets(said.limits), report.bullets(SMALL)]),
+        Section("Words", [_terms(found)]),
+    ]
+    arms = len({r.arm for r in found.runs})
+    return report.page(title or f"{arms} arms at equal tokens", sections, lead=said.told[0])
+
+
+def _last(found: Comparison) -> str:
+    return found.sizes[-1].size
+
+
+def _short(found: Comparison, said: Words) -> list[Html]:
+    size = found.sizes[-1]
+    mine = [r for r in found.runs if r.size == size.size]
+    cards: list[tuple[object, object]] = [
+        ("arms", size.arms),
+        ("benchmarks", len(found.examples)),
+        ("examples", sum(found.examples.values())),
+        ("parameters, largest size", size.parameters),
+        ("tokens an arm", size.tokens),
+        ("finished runs, all sizes", sum(r.finished for r in found.runs)),
+        ("diverged runs", sum(r.diverged for r in found.runs)),
+    ]
+    blocks = [report.figures(cards), report.bullets(said.told)]
+    if any(r.finished == 1 for r in mine):
+        blocks.append(report.paragraph("One seed an arm can't tell the spread between runs: train more.", kind="note"))
+    return blocks
+
+
+def _against(said: Words) -> list[Html]:
+    if said.against:
+        return [report.bullets(said.against)]
+    return [report.paragraph("Nothing of what was measured. What wasn't measured stands below.")]
+
+
+# -- gains -------------------------------------------------------------------------------------------------------------
+
+
+def _gains(found: Comparison) -> list[Html]:
+    mine = [g for g in found.gains if g.size == _last(found)]
+    overall = [g for g in mine if g.benchmark is None] or mine
+    ordered = sorted(overall, key=lambda g: (-g.gain, g.arm))
+    together = f"whiskers: all {len(mine)} gains of this size hold at once, at {percent(found.level, 0)}"
+    charts = [_chart("The average of the benchmarks" if overall[0].benchmark is None else "All", ordered, together)]
+    arms = list(dict.fromkeys(g.arm for g in ordered))
+    benchmarks = list(found.examples)
+    blocks = [report.beside(*charts)] if len(benchmarks) < 2 else []
+    if len(benchmarks) > 1:
+        cells = {
+            (arms.index(g.arm), benchmarks.index(g.benchmark)): Point("", g.gain, g.joint_low, g.joint_high)
+            for g in mine
+            if g.benchmark is not None
+        }
+        heat = [
+            report.heat_map(
+                f"Gain over {found.baseline} by benchmark" + (f", {k + 1} of {len(pages)}" if len(pages) > 1 else ""),
+                arms,
+                [benchmarks[j] for j in part],
+                {(i, part.index(j)): p for (i, j), p in cells.items() if j in part},
+                note="bits per byte; blue is better, orange is worse",
+            )
+            for pages in [_pages(len(benchmarks))]
+            for k, part in enumerate(pages)
+        ]
+        blocks.append(report.beside(*charts, *heat))
+    rows = [
+        (g.arm, place(g.benchmark), bits(g.gain, g.joint_low, g.joint_high), bits(g.gain, g.low, g.high),
+         _verdict(g))
+        for arm in arms for g in sorted(mine, key=lambda g: g.benchmark or "") if g.arm == arm
+    ]  # fmt: skip
+    headers = ["arm", "on", "gain, all at once", "gain, this one alone", "verdict"]
+    blocks.append(
+        report.table(headers, rows, caption=f"Size {_last(found)}: bits per byte fewer than {found.baseline}")
+    )
+    winners = [
+        (place(w.benchmark), w.winner or "none", ", ".join(w.may_be_best))
+        for w in found.winners
+        if w.size == _last(found)
+    ]
+    caption = "Against every other arm: a winner surely beats all; the others may each be the best"
+    blocks.append(report.table(["on", "winner", "may be the best"], winners, caption=caption))
+    return blocks
+
+
+def _pages(columns: int) -> list[list[int]]:
+    return [list(range(at, min(at + report.COLUMNS, columns))) for at in range(0, columns, report.COLUMNS)]
+
+
+def _chart(title: str, gains: Sequence[Gain], note: str) -> Html:
+    points = [
+        Point(g.arm if g.benchmark is None else f"{g.arm}, {g.benchmark}", g.gain, g.joint_low, g.joint_high)
+        for g in gains
+    ]
+    return report.intervals(title, points, reference=Reference(0.0, gains[0].over), note=f"bits per byte; {note}")
+
+
+def _verdict(gain: Gain) -> Html:
+    told = report.escape(_VERDICTS[gain.verdict])
+    kind = {"better": "good", "worse": "bad"}.get(gain.verdict)
+    return Html(f'<span class="badge {kind}">{told}</span>') if kind else told
+
+
+# -- the matrix --------------------------------------------------------------------------------------------------------
+
+
+def _matrix(found: Comparison) -> list[Html]:
+    mine = [c for c in found.cells if c.size == _last(found)]
+    arms = list(dict.fromkeys(c.arm for c in mine))
+    benchmarks = [next(c.target for c in mine if c.arm == arm) for arm in arms]
+    cells = {(arms.index(c.arm), benchmarks.index(c.benchmark)): Point("", c.gain, c.low, c.high) for c in mine}
+    rows = [
+        (d.arm, d.benchmark, f"{d.rank} of {d.of}", f"{d.low} to {d.high}", _stands(d.low, d.high))
+        for d in found.diagonals
+        if d.size == _last(found)
+    ]
+    maps = []
+    for part in _pages(len(arms)):
+        inside = {(i, part.index(j)): p for (i, j), p in cells.items() if j in part}
+        maps.append(
+            report.heat_map(
+                f"Gain over {found.baseline}: arm made for one target, by benchmark", arms,
+                [benchmarks[j] for j in part], inside, outlined=[(j, part.index(j)) for j in part],
+                note="bits per byte; outlined: the benchmark that the arm was made for",
+            )
+        )  # fmt: skip
+    return [
+        report.beside(*maps),
+        report.table(
+            ["arm", "made for", "rank there", "rank may be", "its own benchmark"], rows,
+            caption="Does the diagonal win? Rank 1 is best, among the arms for one target",
+        ),
+    ]  # fmt: skip
+
+
+def _stands(low: int, high: int) -> Html:
+    if high == 1:
+        return Html('<span class="badge good">surely its win</span>')
+    if low > 1:
+        return Html('<span class="badge bad">surely not the best</span>')
+    return report.escape("may be the best, or not")
+
+
+# -- losses, answers, runs ---------------------------------------------------------------------------------------------
+
+
+def _losses(found: Comparison) -> list[Html]:
+    sizes = [each.size for each in found.sizes]
+    parameters = {each.size: each.parameters / 1e6 for each in found.sizes}
+    many = len(found.examples) > 1
+    overall: list[Loss] = [each for each in found.losses if (each.benchmark is None) == many]
+    last = {each.arm: each.bits_per_byte for each in overall if each.size == sizes[-1]}
+    best = sorted(last, key=lambda arm: (last[arm], arm))
+    blocks: list[Html] = []
+    if len(sizes) > 1:
+        drawn = [arm for arm in best if arm == found.baseline or best.index(arm) < COLOURS - 1][:COLOURS]
+        if found.baseline in last and found.baseline not in drawn:
+            drawn = [*drawn[: COLOURS - 1], found.baseline]
+        lines = {
+            arm: [
+                (parameters[e.size], Point(e.size, e.bits_per_byte))
+                for e in sorted((e for e in overall if e.arm == arm), key=lambda e: parameters[e.size])
+            ]
+            for arm in drawn
+        }
+        gains = {
+            arm: [
+                (parameters[g.size], Point(g.size, g.gain, g.joint_low, g.joint_high))
+                for g in sorted(found.gains, key=lambda g: parameters[g.size])
+                if g.arm == arm and (g.benchmark is None) == many
+            ]
+            for arm in drawn
+            if arm != found.baseline
+        }
+        left = len(best) - len(drawn)
+        note = "mean bits per byte, fewer are better"
+        more = f"; the best {len(drawn) - 1} arms and {found.baseline}, the table has {left} more" if left else ""
+        label = "million parameters"
+        over = Reference(0.0, found.baseline)
+        whiskers = "bits per byte; bands: all gains of a size at once"
+        blocks.append(
+            report.beside(
+                report.line_chart("Loss by size", lines, x_label=label, note=note + more),
+                report.line_chart(
+                    f"Gain over {found.baseline} by size", gains, x_label=label, reference=over, note=whiskers
+                ),
+            )
+        )
+    by = {(e.arm, e.size): e for e in overall}
+    rows = [
+        (arm, *(bits(e.bits_per_byte, e.low, e.high) if (e := by.get((arm, s))) else report.ABSENT for s in sizes))
+        for arm in best
+    ]
+    headers = ["arm", *(f"{s.size}, {number(s.parameters)} parameters" for s in found.sizes)]
+    blocks.append(report.table(headers, rows, caption="Mean bits per byte, the lowest at the largest size first"))
+    told = (
+        "A mean's own interval is mostly how different the examples are. All arms are measured on the same examples, "
+        "so that gains are surer than these intervals look: compare arms by their gains."
+    )
+    return [*blocks, report.paragraph(told, kind="quiet")]
+
+
+def _accuracy(found: Comparison) -> list[Html]:
+    mine = [a for a in found.accuracies if a.size == _last(found)]
+    charts = [
+        report.intervals(
+            f"Right answers on {benchmark}",
+            [Point(a.arm, a.accuracy, a.low, a.high) for a in mine if a.benchmark == benchmark],
+            reference=Reference(next(a.chance for a in mine if a.benchmark == benchmark), "chance"),
+            share=True,
+        )
+        for benchmark in dict.fromkeys(a.benchmark for a in mine)
+    ]
+    rows = [
+        (g.arm, g.benchmark, points(g.gain, g.joint_low, g.joint_high), _verdict(g))
+        for g in found.accuracy_gains
+        if g.size == _last(found)
+    ]
+    headers = ["arm", "on", f"percentage points more than {found.baseline}", "verdict"]
+    return [*([report.beside(*charts)] if charts else []), *([report.table(headers, rows)] if rows else [])]
+
+
+def _runs(found: Comparison) -> list[Html]:
+    rows = [
+        (r.arm, r.size, r.parameters, f"{r.finished} of {r.finished + r.diverged}", r.tokens, r.epochs, r.loss,
+         clock(r.seconds), f"{r.flops:.2e}", ", ".join(r.devices), "; ".join(r.reasons) or report.ABSENT)
+        for r in found.runs
+    ]  # fmt: skip
+    headers = [
+        "arm", "size", "parameters", "runs finished", "tokens", "epochs", "training loss", "time", "FLOPs", "device",
+        "why diverged",
+    ]  # fmt: skip
+    spent = f"{clock(sum(r.seconds for r in found.runs))} and {sum(r.flops for r in found.runs):.2e} FLOPs in all"
+    return [report.table(headers, rows, caption=f"All runs of an arm and size; time and FLOPs are their sum: {spent}")]
+
+
+def _terms(found: Comparison) -> Html:
+    return report.terms(
+        [
+            (
+                "Bits per byte",
+                "How many bits a model needs for each byte of the right answer, given the question. Fewer are better; "
+                "the mean is over examples and seeds.",
+            ),
+            ("Gain", f"The bits per byte of {found.baseline} less those of the arm: above 0 the arm is better."),
+            (
+                "All at once",
+                "The interval is wide enough that all comparisons of its question and size hold together "
+                "(max-statistic over a bootstrap of seeds and examples). Verdicts follow it alone.",
+            ),
+            ("Can't be told apart", "0 lies within the interval. It doesn't say that the arms are equal."),
+            (AVERAGE.capitalize(), "The mean of the benchmarks' means: each benchmark counts the same."),
+        ]
+    )
