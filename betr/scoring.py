@@ -177,7 +177,8 @@ def score_documents(
     """doc_id, score (double), tokens (bigint) and the columns `keep` of every document; both null where text is null.
 
     `documents` has doc_id and text; `classifier` shares `FoldedClassifier.to_bytes()` or a TextScorer. A row depends on
-    its text alone: no partitioning and no batch size changes it. clock: notes what the tasks spend on reading and on scoring.
+    its text alone: no partitioning and no batch size changes it. clock: notes what the tasks spend on reading and on
+    scoring.
     heads: names; `classifier` then shares a tuple, the classifier for all targets before theirs, and the column `heads`
     (map<string,double>, in this order) holds their scores. No head changes the score or another head.
     """

@@ -90,7 +90,8 @@ def bucket_counts(texts: DataFrame, *, buckets: int = BUCKETS) -> I64:
         for batch in batches:
             add_counts(batch.column("text"), counts)
         used = np.flatnonzero(counts)
-        yield pa.RecordBatch.from_pydict({"bucket": pa.array(used, pa.int32()), "n": pa.array(counts[used], pa.int64())})
+        columns = {"bucket": pa.array(used, pa.int32()), "n": pa.array(counts[used], pa.int64())}
+        yield pa.RecordBatch.from_pydict(columns)
 
     counted = texts.select("text").mapInArrow(count, "bucket int, n bigint")
     total = np.zeros(buckets, np.int64)
