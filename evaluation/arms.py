@@ -316,10 +316,7 @@ def _labelled(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig, seed: in
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in aside.items())
         run.warn(f"--quality-positives: rows that can't be used: {reasons}")
     found = labelled.quality_positives(run.spark, documents, config.quality_positives, max_bytes=limit)
-    if found.of_corpus is not None:  # what is called good isn't taught as bad
-        sample = sample.join(documents.where(found.of_corpus).select("doc_id"), "doc_id", "left_anti")
-    rows = labelled.labelled(found.rows, sample)
-    count = found.rows.count()
+    rows, count = labelled.quality_rows(found, documents, sample), found.rows.count()
     return labelled.thinned(rows, config.most_positives / max(1, count), seed=seed, salt="most")
 
 

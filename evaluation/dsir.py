@@ -73,10 +73,10 @@ class ImportanceWeights:
         try:
             payload = Path(path).read_bytes()
             if hashlib.sha256(payload).hexdigest() != sha256:
-                raise InputError(f"{path}: the importance weights were cut short or altered; remove the file's folder")
+                raise InputError(f"{path}: the importance weights were cut short or altered; copy the file back")
             return cls(load(payload)["log_ratio"])
         except (OSError, SafetensorError, KeyError) as error:
-            raise InputError(f"{path}: the importance weights can't be read ({error}); copy them back") from error
+            raise InputError(f"{path}: the importance weights can't be read ({error}); copy the file back") from error
 
 
 def bucket_counts(texts: DataFrame, *, buckets: int = BUCKETS) -> I64:

@@ -62,6 +62,13 @@ def quality_positives(
     return Positives(reduce(DataFrame.unionByName, parts), of_corpus)
 
 
+def quality_rows(positives: Positives, corpus: DataFrame, sample: DataFrame) -> DataFrame:
+    """The positives against the sample without those documents: what is called good isn't taught as bad."""
+    if positives.of_corpus is not None:
+        sample = sample.join(corpus.where(positives.of_corpus).select("doc_id"), "doc_id", "left_anti")
+    return labelled(positives.rows, sample)
+
+
 def files_key(spark: SparkSession, named: Sequence[str]) -> list[str]:
     """What names the positives: fields as they are, files with their size and time; InputError where one is missing."""
     paths = [each for each in named if not each.startswith(FIELDS)]

@@ -28,11 +28,13 @@ from betr.tables import (
     STAGE_RUNS,
 )
 from curation.errors import InputError
+from curation.frames import driver_rows
 from curation.progress import Terminal
 from curation.tables import Tables
 from evaluation.arm_config import ArmConfig, ArmsConfig, parse_arm, repeated, shortfall
 from evaluation.arms import make_arms
 from evaluation.dsir import ImportanceWeights
+from evaluation.labelled import check_counts, labelled, put_aside, quality_positives, quality_rows, thinned
 from evaluation.tables import ARMS
 from tests.helpers import demo_documents, rows_hash, settings, write_lines
 from tests.test_dsir import plain_bag
@@ -97,6 +99,35 @@ def test_an_arm_falls_short_beyond_the_tolerance_and_says_how_often_it_is_read()
     )
     assert shortfall("betr", 1000, 1000, 0.0) is None and shortfall("betr", 1000, 999, 0.0) is not None
     assert (repeated(1000, 250), repeated(1000, 1000), repeated(1000, 1001)) == (4.0, 1.0, 1.0)
+
+
+def test_a_side_without_text_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="the arm direct has no positive text to train on"):
+        check_counts("direct", {0: 5})
+    with pytest.raises(InputError, match="the arm quality has no negative text to train on"):
+        check_counts("quality", {1: 5})
+
+
+# -- what the classifiers are taught -----------------------------------------------------------------------------------
+
+
+@pytest.mark.connect
+def test_good_text_is_named_by_source_metadata_and_file_and_is_never_a_negative(spark: SparkSession, tmp_path: Path) -> None:
+    schema = "doc_id string, text string, source string, metadata map<string,string>"
+    rows = [("a", "A", "wiki", {}), ("b", "B", None, {"kind": "howto"}), ("c", "C", "web", {}), ("d", "D", None, None)]
+    corpus = driver_rows(spark, rows, schema)
+    sample = corpus.where("doc_id <> 'd'").select("doc_id", "text")
+    file = write_lines(tmp_path / "good.jsonl", [{"text": "good"}, {"text": "good"}, {"text": " "}, {"text": "C"}])
+    named = ("source=wiki", "metadata.kind=howto", str(file))
+    found = quality_rows(quality_positives(spark, corpus, named), corpus, sample).collect()
+    assert sorted((row["text"], row["label"]) for row in found) == [("A", 1), ("B", 1), ("C", 0), ("C", 1), ("good", 1)]
+    assert len({row["doc_id"] for row in found}) == len(found)
+    assert put_aside(spark, named) == {"empty": 1} and put_aside(spark, named[:2]) == {}
+    every = labelled(sample.withColumn("doc_id", F.concat(F.lit("p"), "doc_id")), sample)
+    none, whole = (
+        {row["doc_id"] for row in thinned(every, share, seed=1, salt="most").collect()} for share in (0.0, 1.0)
+    )
+    assert (none, whole) == ({"a", "b", "c"}, {"a", "b", "c", "pa", "pb", "pc"})
 
 
 # -- on the tables of a finished run -----------------------------------------------------------------------------------
@@ -307,13 +338,13 @@ def test_killed_between_any_two_commits_the_same_tables_come_to_be(
     kills = 0
     with monkeypatch.context() as patched:
         patched.setattr(Tables, "replace", until)
-        for limit in (0, 1, 2, 2, 99):  # noqa: B007 - `until` reads it: commits before the kill, run after run
+        for limit in (0, 1, 2, 3, 2, 99):  # noqa: B007 - `until` reads it: commits before the kill, run after run
             seen = 0
             try:
                 make_arms(Run(given, house.spark, Terminal(io.StringIO())), config)
             except KilledError:
                 kills += 1
-    assert kills == 4
+    assert kills == 5
     whole = Path(shutil.copytree(finished[0] / "tables", tmp_path / "whole"))
     make_arms(Run(dataclasses.replace(given, tables=str(whole)), house.spark, Terminal(io.StringIO())), config)
     for spec in specs:
@@ -349,3 +380,10 @@ def test_what_can_not_be_made_is_refused_before_any_work(house: House, changed: 
     with pytest.raises(InputError, match=message):
         make_arms(house.open(), dataclasses.replace(house.config, **{"arms": ("random",), **changed}))
     assert house.tables.read(STAGE_RUNS).count() == stages
+
+
+@pytest.mark.slow
+def test_documents_that_came_since_the_latest_selection_are_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("betr.corpus.key", lambda run: "another")
+    with pytest.raises(InputError, match="documents or scores came since: run `betr run`"):
+        make_arms(house.open(), house.config)
