@@ -11,7 +11,7 @@ from betr.drift import ACTIONS, parse_limits
 from betr.file_scoring import READS
 from betr.filter_rate import LAWS
 from betr.ranking import AGGREGATIONS
-from betr.selection import SelectionConfig
+from betr.selection import SelectionConfig, check_mode
 from curation import command
 from curation.command import option
 from curation.decontamination import parse_decontamination
@@ -282,6 +282,7 @@ class RunConfig:
             raise InputError(f"--{' and --'.join(chosen)} exclude each other: say how much to keep in one way")
         if self.carry is not None and self.quota:
             raise InputError("--carry and --quota exclude each other: what is carried on has one threshold")
+        check_mode(self.mode)
         return SelectionConfig(
             keep=0.1 if not chosen or self.carry is not None else self.keep,
             tokens=self.tokens,

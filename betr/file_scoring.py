@@ -25,7 +25,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
-from betr.scoring import Payload, TokenCounter, score_batches, scored_schema
+from betr.scoring import Scorer, TokenCounter, score_batches, scored_schema
 from curation.clock import StageClock, timed, timed_schema
 from curation.errors import InputError
 from curation.session import Shared, is_local_session
@@ -162,7 +162,7 @@ def score_files(
     shares: Sequence[Sequence[RowGroups]],
     schema: StructType,
     *,
-    classifier: Shared[Payload],
+    classifier: Shared[Scorer],
     tokens: TokenCounter,
     keep: Sequence[str] = (),
     heads: Sequence[str] = (),

@@ -135,8 +135,17 @@ def calibrate_bytes_per_token(texts: Iterable[str], tokenizer: str | ExactTokens
     return float(size / tokens)
 
 
+class TextScorer(Protocol):
+    """Scores texts, each by itself: what other methods put in a classifier's place."""
+
+    def score_array(self, texts: pa.Array) -> pa.DoubleArray:
+        """float64 [n], null where the text is null."""
+        ...
+
+
 # `FoldedClassifier.to_bytes()`; with heads the classifier for all targets, and then each head's.
 Payload: TypeAlias = bytes | tuple[bytes, ...]
+Scorer: TypeAlias = Payload | TextScorer
 
 
 @lru_cache(maxsize=2)
@@ -150,10 +159,16 @@ def _classifiers(payloads: tuple[bytes, ...]) -> FoldedHeads:
     return FoldedHeads(tuple(map(FoldedClassifier.from_bytes, payloads)))
 
 
+def _decoded(payload: Scorer) -> TextScorer | FoldedHeads:
+    if isinstance(payload, bytes):
+        return _classifier(payload)
+    return _classifiers(payload) if isinstance(payload, tuple) else payload
+
+
 def score_documents(
     documents: DataFrame,
     *,
-    classifier: Shared[Payload],
+    classifier: Shared[Scorer],
     tokens: TokenCounter,
     keep: Sequence[str] = (),
     heads: Sequence[str] = (),
@@ -161,8 +176,9 @@ def score_documents(
 ) -> DataFrame:
     """doc_id, score (double), tokens (bigint) and the columns `keep` of every document; both null where text is null.
 
-    `documents` has doc_id and text; `classifier` shares `FoldedClassifier.to_bytes()`. A row depends on its text alone:
-    no partitioning and no batch size changes it. clock: notes what the tasks spend on reading and on scoring.
+    `documents` has doc_id and text; `classifier` shares `FoldedClassifier.to_bytes()` or a TextScorer. A row depends on
+    its text alone: no partitioning and no batch size changes it. clock: notes what the tasks spend on reading and on
+    scoring.
     heads: names; `classifier` then shares a tuple, the classifier for all targets before theirs, and the column `heads`
     (map<string,double>, in this order) holds their scores. No head changes the score or another head.
     """
@@ -190,21 +206,21 @@ def scored_schema(documents: StructType, keep: Sequence[str] = (), heads: Sequen
 def score_batches(
     batches: Iterable[pa.RecordBatch],
     *,
-    classifier: Shared[Payload],
+    classifier: Shared[Scorer],
     tokens: TokenCounter,
     keep: Sequence[str] = (),
     heads: Sequence[str] = (),
 ) -> Iterator[pa.RecordBatch]:
     """The columns of `scored_schema` for batches that have doc_id, text and `keep`: what both ways of reading do."""
     payload = classifier.value
-    model = _classifier(payload) if isinstance(payload, bytes) else _classifiers(payload)
+    model = _decoded(payload)
     for batch in batches:
         texts = batch.column("text")
         by_head: list[pa.Array] = []
-        if isinstance(model, FoldedClassifier):
-            scores = model.score_array(texts)
-        else:
+        if isinstance(model, FoldedHeads):
             scores, *by_head = _score_heads(model, texts, heads)
+        else:
+            scores = model.score_array(texts)
         yield pa.RecordBatch.from_arrays(
             [batch.column("doc_id"), scores, tokens.count(texts), *map(batch.column, keep), *by_head],
             ["doc_id", "score", "tokens", *keep, *(["heads"] if by_head else [])],

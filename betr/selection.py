@@ -26,7 +26,8 @@ from curation.hashing import content_id
 from curation.sampling import hash_fraction
 from curation.tables import TableSpec
 
-MODES = ("hard", "soft")
+MODES = ("hard", "soft")  # what a person asks for
+RESAMPLE = "resample"  # scores that are log importance weights and no probabilities: evaluation/dsir.py
 VALUES_SHOWN = 20
 # fastText reports p + 1e-5, so that a score may exceed 1; and the log-odds of 0 and 1 are infinite.
 SCORE_FLOOR = 1e-5
@@ -58,7 +59,8 @@ class SelectionConfig:
     threshold (the key where another cut ended, with threshold_id, its last document: the cut is carried on).
 
     mode: hard takes the highest scores. soft draws documents without replacement, each in proportion to its odds
-    p / (1 - p) to the power 1 / temperature. quotas: `source=wiki:0.2` or `metadata.language=de:0.1`, all of one field:
+    p / (1 - p) to the power 1 / temperature; resample does so in proportion to exp(score / temperature).
+    quotas: `source=wiki:0.2` or `metadata.language=de:0.1`, all of one field:
     each value gets its share of the kept tokens, everything else shares the rest. head: the benchmark whose score is
     cut. Quotas of heads, `head=arc_easy:0.3`: a document belongs to the head that scores it highest (of equals the
     first by name) and goes by that score. decontamination_id, deduplication_id: whose
@@ -96,8 +98,8 @@ class SelectionConfig:
         if self.flops is not None:
             check_flops(self.flops)
         check_law(self.law)
-        if self.mode not in MODES:
-            raise InputError(f"mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+        if self.mode != RESAMPLE:
+            check_mode(self.mode)
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise InputError(f"temperature must be a number above 0; got {self.temperature!r}")
         if not self.name.strip():
@@ -243,6 +245,11 @@ def next_version(runs: DataFrame, *, name: str, selection_id: str) -> int:
     return int(own) if own is not None else int(highest or 0) + 1
 
 
+def check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise InputError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+
+
 def check_heads(config: SelectionConfig, heads: Collection[str]) -> None:
     """InputError where the cut goes by a head that isn't among these, of which there may be none."""
     if config.heads and not heads:
@@ -264,7 +271,8 @@ def key_of(config: SelectionConfig) -> Column:
     """The key of a row with doc_id, score and heads (where a head's score is cut): the score itself in hard mode.
 
     Soft: log-odds / temperature + Gumbel(0, 1) noise, hashed from seed and doc_id. The k highest of such keys are a
-    draw of k without replacement in proportion to exp(log-odds / temperature) (Gumbel top-k, as in DSIR).
+    draw of k without replacement in proportion to exp(log-odds / temperature) (Gumbel top-k, as in DSIR). Resample: the
+    score itself is the log weight.
     """
     return score_of(config) if config.mode == "hard" else _log_weight(config) + _gumbel(config.seed)
 
@@ -328,7 +336,8 @@ def select(
     documents (doc_id, metadata) is wanted by quotas of metadata only, and no other column of it is read. Kept tokens
     are within one document of the budget, with quotas within one document of each value's. Weights are 1 in hard mode.
     In soft mode they are the importance weights (p / (1 - p)) ** (1 / temperature) that the draw was in proportion to:
-    a record, not to weigh the training with, for the draw has already favoured the heavy documents.
+    a record, not to weigh the training with, for the draw has already favoured the heavy documents. They are 1 in mode
+    resample, where the score is their logarithm.
     """
     check_heads(config, heads)
     shares, field = config.shares, config.quota_field
@@ -364,7 +373,7 @@ def select(
             f"the budget of {rate.tokens:,} tokens is less than the first document holds, so nothing would be kept; "
             f"raise it (the pool: {counts:,} documents, {tokens:,} tokens)"
         )
-    weight = F.lit(1.0) if config.mode == "hard" else F.exp(_log_weight(config))
+    weight = F.exp(_log_weight(config)) if config.mode == "soft" else F.lit(1.0)
     rows = kept.select(F.lit(selection_id).alias("selection_id"), "doc_id", weight.alias("weight"))
     return Selection(selection_id, classifier_id, config, rate, cuts, counts, tokens, rows, tuple(warnings))
 
@@ -403,6 +412,8 @@ def share_out(
 
 def _log_weight(config: SelectionConfig) -> Column:
     given = score_of(config)
+    if config.mode == RESAMPLE:
+        return given / F.lit(float(config.temperature))
     score = F.least(F.greatest(given, F.lit(SCORE_FLOOR)), F.lit(1 - SCORE_FLOOR))
     log_weight = F.log(score / (1 - score)) / F.lit(float(config.temperature))
     # greatest and least would make numbers of null and NaN; the cut refuses them.

@@ -33,7 +33,7 @@ from betr import (
     scoring,
     selection,
 )
-from betr.config import PAPER_SAMPLE
+from betr.config import PAPER_SAMPLE, RunConfig
 from betr.run import Outcome, Run, Work
 from betr.tables import (
     BENCHMARK_EMBEDDINGS,
@@ -58,7 +58,7 @@ from curation import documents as reading
 from curation import embedding, sampling
 from curation.errors import InputError
 from curation.hashing import content_id
-from curation.session import Shared, default_parallelism, release, share
+from curation.session import default_parallelism, release, share
 from curation.tables import Tables, TableSpec, absolute, is_local
 
 VALIDATION_SHARE = 0.1
@@ -76,7 +76,7 @@ def check_inputs(run: Run) -> None:
         _sources(run), _templates(run)
     contamination.named_sources(run)
     _encoder(run)
-    _classifier_folder(run)
+    classifier_folder(run)
     for spec in (CLASSIFIERS, CORPUS_SCORES):
         run.tables.version(spec)  # of another version of betr: refused
     if run.config.selection.heads:
@@ -612,7 +612,7 @@ def train(run: Run) -> Outcome:
     drawn = run.result("sample", ranked["sample"])
     assert drawn is not None
     with run.stage("train", key, unit="documents", in_parts=bool(heads)) as work:
-        paths = {head: f"{_classifier_folder(run)}/{name}.safetensors" for head, name in made_from.items()}
+        paths = {head: f"{classifier_folder(run)}/{name}.safetensors" for head, name in made_from.items()}
         found = tables.read(CLASSIFIERS).where(F.col("path").isin(*paths.values())).collect()
         there = {row["path"]: row.asDict() for row in found}
         written = {(row["classifier_id"], row["head"]) for row in found}
@@ -674,13 +674,13 @@ def _train(
         origin = f"imported from {Path(config.import_fasttext).name}"
     else:
         counts = _counts(labels.where(~held_out), "label")
-        model, fitted = _fit(run, work, labelled.where(~held_out), counts, left)
+        model, fitted = fit_classifier(config, work, labelled.where(~held_out), counts, left)
         log, origin = dataclasses.asdict(fitted), "trained"
     counter, ratio = run.once("token counter", lambda: _token_counter(run, drawn, ranked["tokenizer"]))
     with work.clock.counting("writing"):
-        sha256 = model.save(_classifier_path(run, path))
+        sha256 = model.save(classifier_path(run, path))
     with work.clock.counting("compute"):
-        figures = _validate(run, labelled.where(held_out), model)
+        figures = validate_classifier(run, labelled.where(held_out), model)
     return {
         "path": path,
         "sha256": sha256,
@@ -705,14 +705,14 @@ def is_held_out(seed: int) -> Column:
     return sampling.hash_fraction("doc_id", seed, "validation") < VALIDATION_SHARE
 
 
-def _fit(
-    run: Run, work: Work, labelled: DataFrame, counts: Mapping[int, int], left: int
+def fit_classifier(
+    config: RunConfig, work: Work, labelled: DataFrame, counts: Mapping[int, int], left: int = 1
 ) -> tuple[classifier.FoldedClassifier, classifier.TrainingLog]:
     """Positives and as many negatives (by hash), in hashed order, streamed to the driver's compiled trainer.
 
-    counts: label -> documents. left: classifiers still to train, this one among them; about as many documents each.
+    labelled: doc_id, text, label. counts: label -> documents. left: classifiers still to train, this one among them;
+    about as many documents each.
     """
-    config = run.config
     share_kept = min(1.0, counts.get(1, 0) / max(1, counts.get(0, 0)))
     settings = config.training(2 * counts.get(1, 0))
     kept = (F.col("label") == 1) | (sampling.hash_fraction("doc_id", config.seed, "negatives") < share_kept)
@@ -734,7 +734,7 @@ def _fit(
         return classifier.train_classifier(work.clock.waiting(documents()), settings, progress=shown)
 
 
-def _validate(run: Run, held_out: DataFrame, model: classifier.FoldedClassifier) -> dict[str, Any]:
+def validate_classifier(run: Run, held_out: DataFrame, model: classifier.FoldedClassifier) -> dict[str, Any]:
     """Accuracy, AUC, log-loss and rank correlation on held-out documents, at most 100 thousand, as the paper (3.4)."""
     shared = share(run.spark, model.to_bytes())
     scored = scoring.score_documents(
@@ -764,7 +764,7 @@ def _token_counter(run: Run, drawn: Outcome, encoders: str | None) -> tuple[str,
     return tokenizer, scoring.calibrate_bytes_per_token([row["text"] for row in some], tokenizer)
 
 
-def _classifier_folder(run: Run) -> str:
+def classifier_folder(run: Run) -> str:
     root = run.tables.root
     if run.config.classifier_dir:
         return absolute(run.config.classifier_dir)
@@ -775,7 +775,7 @@ def _classifier_folder(run: Run) -> str:
     return "classifier_files"
 
 
-def _classifier_path(run: Run, path: str) -> str:
+def classifier_path(run: Run, path: str) -> str:
     """Files under the root are recorded relative to it: a root that is moved or copied stays whole."""
     return path if Path(path).is_absolute() else f"{run.tables.root}/{path}"
 
@@ -792,7 +792,7 @@ def load_heads(run: Run, trained: Outcome) -> dict[str, classifier.FoldedClassif
 
 
 def _load(run: Run, record: Mapping[str, Any]) -> classifier.FoldedClassifier:
-    return classifier.load_classifier(_classifier_path(run, record["path"]), record["sha256"])
+    return classifier.load_classifier(classifier_path(run, record["path"]), record["sha256"])
 
 
 # -- score -------------------------------------------------------------------------------------------------------------
@@ -803,8 +803,7 @@ def score(run: Run) -> Outcome:
 
     A classifier with heads scores by all of them in the same pass, under an id of its own: no row is half filled.
     """
-    config, tables = run.config, run.tables
-    trained = run.needs("train")
+    config, trained = run.config, run.needs("train")
     if config.heads and not trained.values.get("heads"):
         raise InputError("--heads: the classifier is for all targets only: run `betr train --heads` first")
     key = content_id("score", trained.key, corpus.key(run))
@@ -812,75 +811,97 @@ def score(run: Run) -> Outcome:
         return run.unchanged(earlier)
     models = load_heads(run, trained)
     heads = tuple(models)[1:]
-    counter: scoring.TokenCounter = (
-        scoring.ExactTokens.load(trained["token_counter"])
-        if trained["bytes_per_token"] is None
-        else scoring.BytesPerToken(trained["bytes_per_token"])
-    )
+    payloads = tuple(model.to_bytes() for model in models.values())
     with run.stage("score", key, unit="documents", in_parts=True) as work:
-        mine = F.col("classifier_id") == trained.key
-        done = {r["chunk"] for r in tables.read(CORPUS_SCORES).where(mine).select("chunk").distinct().collect()}
-        chunks = corpus.missing(run, work, done)
-        payloads = tuple(model.to_bytes() for model in models.values())
-        shared: Shared[scoring.Payload] = share(run.spark, payloads if heads else payloads[0])
-        documents, way, reason = tables.read(DOCUMENTS), "", ""
-        files: dict[str, list[file_scoring.DataFile]] = {}
-        if chunks:
-            way, reason = file_scoring.choose_way(tables, DOCUMENTS, config.read)
-            how = "reads files in the task" if way == "files" else "reads through Spark"
-            run.terminal.line(f"  score {how}: {reason}")
-            # Through Spark they are only needed to name one that is gone.
-            if way == "files" or (not tables.is_catalog and is_local(tables.root)):
-                unscored = documents.where(F.col("chunk").isin(*chunks))
-                files = _files_by_chunk(file_scoring.list_files(unscored, ("chunk",)))
-        for number, (chunk, (count, _)) in enumerate(sorted(chunks.items())):
-            clock = work.clock if number % CHUNKS_A_CLOCK == 0 else None
-            work.progress.batch(count)
-            with _files_named(files.get(chunk, [])):
-                if way == "files":
-                    shares = file_scoring.plan(
-                        files.get(chunk, []), ("doc_id", "source", "text"), tasks=default_parallelism(run.spark)
-                    )
-                    scores = file_scoring.score_files(
-                        run.spark, shares, documents.schema, classifier=shared, tokens=counter, keep=("source",),
-                        heads=heads, clock=clock,
-                    )  # fmt: skip
-                else:
-                    texts = documents.where(F.col("chunk") == chunk)
-                    scores = scoring.score_documents(
-                        texts, classifier=shared, tokens=counter, keep=("source",), heads=heads, clock=clock
-                    )
-                # Sorted by score, so that a cut skips the row groups below it.
-                scores = scores.sortWithinPartitions("score", "doc_id")
-                if not heads:
-                    scores = scores.withColumn("heads", F.lit(None))
-                tables.replace(
-                    CORPUS_SCORES,
-                    # What a chunk has in common needn't travel to Python and back.
-                    scores.withColumns({"classifier_id": F.lit(trained.key), "chunk": F.lit(chunk)}),
-                    where={"classifier_id": trained.key, "chunk": chunk},
-                    keys_are_unique=True,  # the documents' key is, and scoring keeps every row
-                )
-            work.progress.advance(count)
-            work.rows_out += count
-        release(shared)
-        watched = sum(chunks[chunk][1] for chunk in sorted(chunks)[::CHUNKS_A_CLOCK])
-        work.clock.watched = watched / max(1, work.bytes_in or 0)
-        work.rows_in = work.rows_out
-        totals = (
-            tables.read(CORPUS_SCORES).where(mine).agg(F.count(F.lit(1)).alias("n"), F.sum("tokens").alias("t")).first()
-        )
-        assert totals is not None
+        way, reason = score_chunks(run, work, trained.key, payloads if heads else payloads[0], trained, heads=heads)
+        documents, tokens = scored_totals(run, trained.key)
         work.values = {
             "classifier_id": trained.key,
             "corpus": corpus.key(run),
-            "documents": totals["n"],
-            "tokens": totals["t"],
+            "documents": documents,
+            "tokens": tokens,
             "heads": heads,
             "read": way,
             "read_because": reason,
         }
     return run.needs("score")
+
+
+def counter_of(trained: Outcome) -> scoring.TokenCounter:
+    """What counts the tokens of the scores by a classifier, and of all that is to be compared with them."""
+    if trained["bytes_per_token"] is None:
+        return scoring.ExactTokens.load(trained["token_counter"])
+    return scoring.BytesPerToken(trained["bytes_per_token"])
+
+
+def scored_chunks(run: Run, classifier_id: str) -> set[str]:
+    """The chunks that have scores by a classifier: a chunk has all of them or none."""
+    mine = run.tables.read(CORPUS_SCORES).where(F.col("classifier_id") == classifier_id)
+    return {row["chunk"] for row in mine.select("chunk").distinct().collect()}
+
+
+def scored_totals(run: Run, classifier_id: str) -> tuple[int, int]:
+    """(documents, tokens) of the scores by a classifier."""
+    mine = run.tables.read(CORPUS_SCORES).where(F.col("classifier_id") == classifier_id)
+    documents, tokens = mine.agg(F.count(F.lit(1)), F.sum("tokens")).collect()[0]
+    return documents, tokens
+
+
+def score_chunks(
+    run: Run, work: Work, classifier_id: str, model: scoring.Scorer, trained: Outcome, *, heads: tuple[str, ...] = ()
+) -> tuple[str, str]:
+    """Score the chunks that have no scores under this id yet, each one commit; how they were read, and why so.
+
+    model: what `scoring.score_batches` takes. trained: whose tokens are counted.
+    """
+    config, tables = run.config, run.tables
+    chunks = corpus.missing(run, work, scored_chunks(run, classifier_id))
+    counter, shared = counter_of(trained), share(run.spark, model)
+    documents, way, reason = tables.read(DOCUMENTS), "", ""
+    files: dict[str, list[file_scoring.DataFile]] = {}
+    if chunks:
+        way, reason = file_scoring.choose_way(tables, DOCUMENTS, config.read)
+        how = "reads files in the task" if way == "files" else "reads through Spark"
+        run.terminal.line(f"  score {how}: {reason}")
+        # Through Spark they are only needed to name one that is gone.
+        if way == "files" or (not tables.is_catalog and is_local(tables.root)):
+            unscored = documents.where(F.col("chunk").isin(*chunks))
+            files = _files_by_chunk(file_scoring.list_files(unscored, ("chunk",)))
+    for number, (chunk, (count, _)) in enumerate(sorted(chunks.items())):
+        clock = work.clock if number % CHUNKS_A_CLOCK == 0 else None
+        work.progress.batch(count)
+        with _files_named(files.get(chunk, [])):
+            if way == "files":
+                shares = file_scoring.plan(
+                    files.get(chunk, []), ("doc_id", "source", "text"), tasks=default_parallelism(run.spark)
+                )
+                scores = file_scoring.score_files(
+                    run.spark, shares, documents.schema, classifier=shared, tokens=counter, keep=("source",),
+                    heads=heads, clock=clock,
+                )  # fmt: skip
+            else:
+                texts = documents.where(F.col("chunk") == chunk)
+                scores = scoring.score_documents(
+                    texts, classifier=shared, tokens=counter, keep=("source",), heads=heads, clock=clock
+                )
+            # Sorted by score, so that a cut skips the row groups below it.
+            scores = scores.sortWithinPartitions("score", "doc_id")
+            if not heads:
+                scores = scores.withColumn("heads", F.lit(None))
+            tables.replace(
+                CORPUS_SCORES,
+                # What a chunk has in common needn't travel to Python and back.
+                scores.withColumns({"classifier_id": F.lit(classifier_id), "chunk": F.lit(chunk)}),
+                where={"classifier_id": classifier_id, "chunk": chunk},
+                keys_are_unique=True,  # the documents' key is, and scoring keeps every row
+            )
+        work.progress.advance(count)
+        work.rows_out += count
+    release(shared)
+    watched = sum(chunks[chunk][1] for chunk in sorted(chunks)[::CHUNKS_A_CLOCK])
+    work.clock.watched = watched / max(1, work.bytes_in or 0)
+    work.rows_in = work.rows_out
+    return way, reason
 
 
 def _files_by_chunk(files: list[file_scoring.DataFile]) -> dict[str, list[file_scoring.DataFile]]:
@@ -934,31 +955,44 @@ def select(run: Run) -> Outcome:
         return run.unchanged(earlier)
     with run.stage("select", key, unit="documents") as work:
         scores = scores_to_cut(run, scored["classifier_id"], wanted)
-        by_metadata = (wanted.quota_field or "").startswith("metadata.")
-        with work.clock.counting("compute"):
-            cut = selection.select(
-                scores,
-                wanted,
-                classifier_id=scored["classifier_id"],
-                selection_id=key,
-                documents=tables.read(DOCUMENTS).select("doc_id", "metadata") if by_metadata else None,
-                heads=scored.values.get("heads", ()),
-            )
-        work.progress.expect(cut.kept_documents)
-        work.progress.batch(cut.kept_documents)
-        # The scores' key is unique, and a cut only leaves rows out.
-        tables.replace(SELECTIONS, cut.rows, where={"selection_id": key}, keys_are_unique=True)
-        version = selection.next_version(tables.read(SELECTION_RUNS), name=wanted.name, selection_id=key)
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        row = cut.run_row(version=version, run_id=run.run_id, created=created)
-        columns = _names(run, SELECTION_RUNS)
-        frame = SELECTION_RUNS.frame(run.spark, [[row[c] for c in columns]])
-        tables.replace(SELECTION_RUNS, frame, where={"selection_id": key}, keys_are_unique=True)
-        work.rows_in, work.rows_out = cut.documents, cut.kept_documents
-        work.values = {name: row[name] for name in columns if name not in ("parameters", "run_id", "created")}
+        cut = cut_scores(run, work, scores, wanted, scored, selection_id=key)
+        work.values = write_selection(run, work, cut)
     for warning in cut.warnings:
         run.warn(warning)
     return run.needs("select")
+
+
+def cut_scores(
+    run: Run, work: Work, scores: DataFrame, wanted: selection.SelectionConfig, scored: Outcome, *, selection_id: str
+) -> selection.Selection:
+    """The cut of these scores, of a `score` outcome; nothing is written."""
+    by_metadata = (wanted.quota_field or "").startswith("metadata.")
+    with work.clock.counting("compute"):
+        return selection.select(
+            scores,
+            wanted,
+            classifier_id=scored["classifier_id"],
+            selection_id=selection_id,
+            documents=run.tables.read(DOCUMENTS).select("doc_id", "metadata") if by_metadata else None,
+            heads=scored.values.get("heads", ()),
+        )
+
+
+def write_selection(run: Run, work: Work, cut: selection.Selection) -> dict[str, Any]:
+    """Write a selection's documents, then its row, the next version under its name; what later stages need of it."""
+    tables, key = run.tables, cut.selection_id
+    work.progress.expect(cut.kept_documents)
+    work.progress.batch(cut.kept_documents)
+    # The scores' key is unique, and a cut only leaves rows out.
+    tables.replace(SELECTIONS, cut.rows, where={"selection_id": key}, keys_are_unique=True)
+    version = selection.next_version(tables.read(SELECTION_RUNS), name=cut.config.name, selection_id=key)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    row = cut.run_row(version=version, run_id=run.run_id, created=created)
+    columns = _names(run, SELECTION_RUNS)
+    frame = SELECTION_RUNS.frame(run.spark, [[row[c] for c in columns]])
+    tables.replace(SELECTION_RUNS, frame, where={"selection_id": key}, keys_are_unique=True)
+    work.rows_in, work.rows_out = cut.documents, cut.kept_documents
+    return {name: row[name] for name in columns if name not in ("parameters", "run_id", "created")}
 
 
 def scores_to_cut(run: Run, classifier_id: str, config: selection.SelectionConfig) -> DataFrame:

@@ -271,7 +271,7 @@ def _observe(
             "k": float(ranked["k"]), "kept": float(cut["kept_documents"]),
             "dimension": float(run.needs("embed")["dimension"]),
         }  # fmt: skip
-        size = Path(stages._classifier_path(run, trained["path"])).stat().st_size
+        size = Path(stages.classifier_path(run, trained["path"])).stat().st_size
     return Observed(
         {**seconds, LAST: max(0.0, wall - sum(seconds.values()))}, amounts, written, by_write,
         sum(parts), float(size),

@@ -124,7 +124,7 @@ def hold(root: Path) -> None:
          "FOLDER/file.yaml has changed since it was written; put it back, or import the documents again, and run again"),
         (lambda _: estimate.fit_line([1.0], []), "a line needs as many amounts as seconds; got 1 and 0"),
         (lambda folder: stages._file_digest(str(folder / "gone")), "--import-fasttext FOLDER/gone can't be read (No such file or directory); give a fastText .bin"),
-        (lambda _: stages._classifier_folder(NO_FOLDER), "--tables main.betr is no local folder: name one for the classifiers' files with --classifier-dir (a Volume)"),  # type: ignore[arg-type]
+        (lambda _: stages.classifier_folder(NO_FOLDER), "--tables main.betr is no local folder: name one for the classifiers' files with --classifier-dir (a Volume)"),  # type: ignore[arg-type]
         (lambda _: stages._token_counter(NO_TOKENIZER, None, None), "--exact-tokens: this encoder has no tokenizer; name one with --tokenizer"),  # type: ignore[arg-type]
         # -- bare ------------------------------------------------------------------------------------------------------
         (lambda _: BareConfig(), "--tables is missing: name a folder or catalog.schema to keep the tables in"),
