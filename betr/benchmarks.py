@@ -322,6 +322,56 @@ def example_text(row: Mapping[str, Any]) -> str:
     return _with_extras(text, extras)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A row as a language model is asked: `context`, then one of `choices` (where there are none, the gold answer).
+
+    context + choices[gold] is the whole; question: the context without passages, which a corpus may well hold; text:
+    the same example as a target, `example_text`.
+    """
+
+    text: str
+    question: str
+    context: str
+    choices: tuple[str, ...]
+    gold: int
+
+
+def asked(row: Mapping[str, Any]) -> Asked:
+    """The row as context and answers, by the rules of `example_text`; passages stand before the question.
+
+    Of a blank that is filled, the context ends before it: what follows it is part of each choice. Raises a verdict.
+    """
+    question_key = next((key for key in QUESTIONS if isinstance(row.get(key), str)), None)
+    if question_key is None:
+        if isinstance(row.get("text"), str) and row.get("code"):
+            return _asked(row, row["text"].strip(), "\n", (_plain(row["code"]).strip(),), 0)
+        raise RowRejected("unknown_shape", f"no question and answer among the fields {sorted(row)}")
+    answer_key = next((key for key in ANSWERS if row.get(key) is not None), None)
+    if answer_key is None:
+        raise RowRejected("no_answer", f"no gold, answer or label among the fields {sorted(row)}")
+    question = _read_question(row, question_key)
+    answer = _answer(row[answer_key], question)
+    choices = question.choices if answer in question.choices else (answer,)
+    gold = choices.index(answer)
+    if question.blank:
+        before, after = re.split(r"_+", question.text, maxsplit=1)
+        gap = " " if before.strip() else ""
+        return _asked(row, before.rstrip(), "", tuple(gap + choice + after for choice in choices), gold)
+    if question.continues:
+        glued = tuple(("" if re.match(r"[,.;:!?']", choice) else " ") + choice for choice in choices)
+        return _asked(row, question.text, "", glued, gold)
+    return _asked(row, question.text, "\n", choices, gold)
+
+
+def _asked(row: Mapping[str, Any], question: str, gap: str, choices: tuple[str, ...], gold: int) -> Asked:
+    if not all(choice.strip() for choice in choices):
+        raise RowRejected("no_answer", "an answer is empty")
+    passages = [_plain(row[key]).strip() for key in ("passage", "context") if row.get(key)]
+    before = "".join(f"{passage}\n" for passage in passages if passage not in question)
+    return Asked(example_text(row), question, before + question + gap, choices, gold)
+
+
 def _read_question(row: Mapping[str, Any], key: str) -> _Question:
     choices, labels = _choices(row)
     text = _without_answer_cue(row[key])

@@ -19,7 +19,8 @@ TOKENIZERS = TableSpec(
     schema="tokenizer_id string, vocabulary int, documents bigint, bytes bigint, parameters string, definition string",
 )
 
-# What models are measured on. removed: why an example is not measured (its text is in the pool, it is a training example).
+# What models are measured on: question, then one of the choices. removed: why an example isn't measured (in_pool,
+# training_example).
 HELD_OUT_EXAMPLES = TableSpec(
     "held_out_examples",
     key=("held_out_id", "example_id"),
@@ -29,14 +30,16 @@ HELD_OUT_EXAMPLES = TableSpec(
     ),
 )
 
-# A run of one arm, size and seed; status: finished or diverged (reason says how), which no mean takes in.
+# A run of one arm, size and seed; status: finished or diverged (reason says how), which no mean takes in. seconds: of
+# all of it; tokens_per_second: of training. reason of a finished run: why it was not fine-tuned. settings: JSON.
 PROXY_RUNS = TableSpec(
     "proxy_runs",
     key=("proxy_id",),
     schema=(
         "proxy_id string, arm_id string, arm string, size string, parameters bigint, seed int, tokens bigint, "
         "epochs double, steps int, loss double, status string, reason string, flops double, seconds double, "
-        "device string, tokenizer_id string, held_out_id string, settings string, run_id string"
+        "tokens_per_second double, device string, tokenizer_id string, held_out_id string, settings string, "
+        "run_id string"
     ),
 )
 
