@@ -78,7 +78,8 @@ def add_options(parser: ArgumentParser, config: type, stage: str | None) -> None
         if types[each.name] is bool:
             parser.add_argument(flag, action="store_true", help=help_)
         elif each.metadata["many"]:
-            parser.add_argument(flag, type=str, nargs="+", default=[], help=help_)
+            usual = list(each.default_factory()) if callable(each.default_factory) else []
+            parser.add_argument(flag, type=str, nargs="+", default=usual, help=help_)
         else:
             default = each.default if each.default is not MISSING else None
             # YAML knows numbers: `sample: 0.2` is as good as `sample: "0.2"`.

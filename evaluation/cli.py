@@ -1,0 +1,59 @@
+"""The command line `evaluate`: made from EvaluationConfig, so that flags, YAML and help agree."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from curation.command import completion_parser, config_parser, open_session, read_config, run_command
+from curation.progress import Terminal
+from evaluation import pipeline
+from evaluation.config import EvaluationConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0, 1 bad input (one sentence), 2 usage, 130 interrupted."""
+    return run_command("evaluate", build_parser(), _run, sys.argv[1:] if argv is None else argv)
+
+
+def task() -> None:
+    """The command as a task of a scheduler that calls a function and doesn't look at what it returns: failures exit."""
+    if code := main():
+        sys.exit(code)
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="evaluate",
+        description="Does a model trained on a selection get better, and at what cost.",
+        epilog="`evaluate COMMAND --help` tells the options of a command with their defaults.",
+    )
+    commands = parser.add_subcommands(dest="command", metavar="COMMAND")
+    commands.add_subcommand(
+        "compare",
+        config_parser(EvaluationConfig, None),
+        help="arms at equal tokens, small models trained on each, their page: whatever is missing of it",
+    )
+    commands.add_subcommand(
+        "arms",
+        config_parser(EvaluationConfig, "arms"),
+        help="choose as many tokens in other ways: random, direct fastText, DSIR and others, each a selection",
+    )
+    completion_help = "print a script that completes commands and options in bash or zsh"
+    commands.add_subcommand("completion", completion_parser(), help=completion_help)
+    return parser
+
+
+def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
+    config = read_config(EvaluationConfig, arguments)
+    spark = open_session(arguments)
+    if command == "arms":
+        return pipeline.make_arms(config, spark=spark, terminal=terminal)
+    return pipeline.run_comparison(config, spark=spark, terminal=terminal)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

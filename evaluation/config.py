@@ -1,0 +1,102 @@
+"""Every setting of `evaluate`: frozen, checked at birth. The command line is made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from curation.command import option
+from curation.errors import InputError
+from evaluation.arm_config import ArmsConfig
+from evaluation.compare import LEVEL
+from evaluation.held_out import ON_CONTAMINATION, HeldOutConfig
+from evaluation.measuring import FinetuningConfig
+from evaluation.proxy import ProxyConfig
+from evaluation.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(ArmsConfig):
+    """One comparison: arms at equal tokens, proxy models on each, and what they are measured on."""
+
+    tables: str = option("", "where the tables are: a folder, or catalog.schema, after `betr run`", stages="all")
+    held_out: tuple[str, ...] = option(
+        [],
+        "held-out splits of the benchmarks as JSON lines, never the targets' training splits: name=path, or a path "
+        "whose stem is the name",
+        stages="train",
+        many=True,
+    )
+    questions: int | None = option(200, "held-out examples of each benchmark, by hash; null: all", stages="train")
+    on_contamination: str = option(
+        "remove", "held-out examples that stand in the corpus: remove (counted) or refuse", stages="train"
+    )
+    sizes: tuple[str, ...] = option(
+        ["0.3m", "1m"], "sizes of model: 0.1m to 1b, or HIDDENxLAYERSxHEADS", stages="train", many=True
+    )
+    seeds: int = option(3, "models of each arm and size: seeds 0, 1, ...", stages="train")
+    train_tokens: int = option(
+        1_000_000, "tokens that each model is trained on, as the proxies' own tokenizer counts", stages="train"
+    )
+    sequence: int = option(256, "tokens of a context", stages="train")
+    batch: int = option(16, "sequences of a step", stages="train")
+    learning_rate: float | None = option(None, "at its highest; default: 0.5 / hidden", stages="train")
+    most_epochs: float | None = option(
+        None, "an arm whose tokens would be repeated oftener is refused; default: none is", stages="train"
+    )
+    finetune: tuple[str, ...] = option(
+        [],
+        "small task set that every model is fine-tuned on in the end, and measured again: files as for --held-out",
+        stages="train",
+        many=True,
+    )
+    finetune_examples: int = option(100, "examples of each benchmark of --finetune, by hash", stages="train")
+    vocabulary: int = option(4096, "tokens of the tokenizer that all models share", stages="train")
+    gpus_per_task: float = option(0.0, "GPUs that each training task asks for", stages="train")
+    working: str | None = option(
+        None,
+        "folder for token files, checkpoints and weights, which all machines see; default: under the tables root",
+        stages="train",
+    )
+    level: float = option(LEVEL, "level of the intervals", stages="compare")
+    ours: str | None = option(None, "the arm whose defeats are listed; default: all but random", stages="compare")
+    page: str | None = option(
+        None, "HTML page of the comparison, or none; default: pages/ under a local tables root", stages="compare"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_contamination not in ON_CONTAMINATION:
+            raise InputError(
+                f"--on-contamination must be one of {', '.join(ON_CONTAMINATION)}; got {self.on_contamination!r}"
+            )
+        for name in ("vocabulary", "finetune_examples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)!r}")
+        if not 0.5 <= self.level < 1:
+            raise InputError(f"--level must be at least 0.5 and below 1; got {self.level!r}")
+        _ = self.proxies, self.holding_out  # what they refuse is refused at birth
+
+    @property
+    def training(self) -> TrainingConfig:
+        return TrainingConfig(
+            tokens=self.train_tokens, sequence=self.sequence, batch=self.batch, learning_rate=self.learning_rate,
+            most_epochs=self.most_epochs,
+        )  # fmt: skip
+
+    @property
+    def proxies(self) -> ProxyConfig:
+        return ProxyConfig(
+            sizes=self.sizes, seeds=self.seeds, training=self.training, gpus_per_task=self.gpus_per_task,
+            finetuning=FinetuningConfig() if self.finetune else None,
+        )  # fmt: skip
+
+    @property
+    def holding_out(self) -> HeldOutConfig:
+        return HeldOutConfig(per_benchmark=self.questions, seed=self.seed, on_contamination=self.on_contamination)
+
+    def settings(self) -> dict[str, Any]:
+        """What a comparison is made from, as JSON keeps it; without where its tables and files lie."""
+        aside = ("tables", "working", "page")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in aside}

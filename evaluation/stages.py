@@ -1,0 +1,180 @@
+"""The steps of a comparison on tables: what each reads, what it is made from (its key), what it commits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from betr import corpus
+from betr import stages as betr_stages
+from betr.benchmarks import fingerprint, parse_sources
+from betr.run import Outcome, Run
+from betr.tables import DOCUMENTS
+from curation.errors import InputError
+from curation.hashing import content_id
+from evaluation import arms, held_out, proxy, tokenizer
+from evaluation.config import EvaluationConfig
+from evaluation.held_out import HeldOut
+from evaluation.measuring import Example
+from evaluation.tables import EVALUATIONS, HELD_OUT_EXAMPLES, PROXY_RUNS
+
+__all__ = ["Measured", "hold_out", "make_arms", "measured", "train"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a comparison is drawn from: rows of PROXY_RUNS, EVALUATIONS and HELD_OUT_EXAMPLES that belong together."""
+
+    runs: pd.DataFrame
+    evaluations: pd.DataFrame
+    held_out: pd.DataFrame
+
+
+def check_inputs(run: Run, config: EvaluationConfig) -> None:
+    """What can be refused is refused before hours of work: missing files, no held-out split, no main line."""
+    if not config.held_out:
+        raise InputError(
+            "a comparison measures models on examples that nobody has trained on: name held-out splits with --held-out "
+            "NAME=PATH..."
+        )
+    _sources(run, config.held_out, "--held-out")
+    if config.finetune:
+        _sources(run, config.finetune, "--finetune")
+    proxy.working_folder(run.tables, config.working)
+    run.needs("select")
+
+
+def make_arms(run: Run, config: EvaluationConfig) -> list[Row]:
+    """Every arm that isn't there yet, each a selection like any; rows of ARMS."""
+    return arms.make_arms(run, config)
+
+
+def hold_out(run: Run, config: EvaluationConfig) -> HeldOut:
+    """The examples that models are measured on: none that was trained on, none that stands in the corpus."""
+    sources, tuning = _sources(run, config.held_out, "--held-out"), _finetuning_sources(run, config)
+    files = [(each.name, fingerprint(run.spark, each)) for each in (*sources, *tuning)]
+    wanted = run.needs("targets")
+    made_from = (files, corpus.key(run), wanted.key, config.questions, config.finetune_examples, config.seed)
+    key = content_id("held-out", *made_from)
+    stage = "held-out"
+    if (earlier := run.result(stage, key)) is not None:
+        there = held_out.load(run.tables, earlier["held_out_id"])
+        assert there is not None
+        _refuse(config, there)
+        run.unchanged(earlier)
+        return there
+    with run.stage(stage, key, unit="examples") as work:
+        asking = held_out.read_asked(run.spark, sources, per_benchmark=config.questions, seed=config.seed)
+        work.progress.expect(len(asking.examples))
+        work.progress.batch(len(asking.examples))
+        taught = [row["text"] for row in betr_stages.targets(run, wanted).select("text").collect()]  # some thousands
+        taught += _finetuning_texts(run, config)
+        found = held_out.hold_out(run.tables, asking, config.holding_out, documents=_pool(run), training_texts=taught)
+        work.rows_in, work.rows_out = len(asking.examples), len(found.examples)
+        work.values = {"held_out_id": found.held_out_id, "counts": found.counts, "removed": found.removed}
+    for benchmark, reasons in asking.rejected.items():
+        said = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+        run.warn(f"held-out {benchmark}: {said}: these rows give no question with an answer")
+    for benchmark, reasons in found.removed.items():
+        said = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in sorted(reasons.items()))
+        run.terminal.line(f"  {benchmark}: {said}: not measured; {found.counts[benchmark]:,} stay")
+    return found
+
+
+def _refuse(config: EvaluationConfig, found: HeldOut) -> None:
+    in_pool = sum(reasons.get(held_out.IN_POOL, 0) for reasons in found.removed.values())
+    if config.on_contamination == "refuse" and in_pool:
+        raise InputError(
+            f"--on-contamination refuse: {in_pool:,} held-out examples stand in the corpus (the table "
+            f"{HELD_OUT_EXAMPLES.name} has them); leave their documents out, or say --on-contamination remove"
+        )
+
+
+def train(run: Run, config: EvaluationConfig, rows: Sequence[Row], found: HeldOut) -> Outcome:
+    """A model of each arm, size and seed, trained and measured: those that aren't there yet."""
+    tables = run.tables
+    shared = tokenizer.train_on_pool(tables, _pool(run), vocabulary=config.vocabulary, seed=config.seed)
+    compared = [
+        proxy.Arm(row["arm_id"], row["arm"], row["selection_id"], proxy.selected_texts(tables, row["selection_id"]),
+                  row["tokens"])
+        for row in rows
+    ]  # fmt: skip
+    tuning = _finetuning(run, config)
+    wanted = proxy.plan(compared, config.proxies, tokenizer=shared, held_out=found, finetuning=tuning)
+    key = content_id("proxies", sorted(each.proxy_id for each in wanted))
+    stage = "proxies"
+    if (earlier := run.result(stage, key)) is not None:
+        return run.unchanged(earlier)
+    with run.stage(stage, key, unit="tokens", in_parts=True) as work:
+        shown = 0
+
+        def told(done: int, total: int) -> None:
+            nonlocal shown
+            work.progress.total = total
+            work.progress.advance(done - shown)
+            shown = done
+
+        done = proxy.train_proxies(
+            tables, compared, config.proxies, tokenizer=shared, held_out=found,
+            working=proxy.working_folder(tables, config.working), finetuning=tuning, on_progress=told,
+            run_id=run.run_id,
+        )  # fmt: skip
+        work.rows_in = work.rows_out = done.trained * config.training.steps * config.training.step_tokens
+        work.values = {
+            "proxy_ids": list(done.proxy_ids), "held_out_id": found.held_out_id, "diverged": done.diverged,
+            "flops": done.flops,
+        }  # fmt: skip
+    for warning in done.warnings:
+        run.warn(warning)
+    if done.diverged:
+        run.warn(f"{done.diverged} of {done.trained} runs diverged: they are recorded with the reason, and in no mean")
+    return run.needs(stage)
+
+
+def measured(run: Run, trained: Outcome) -> Measured:
+    """What the runs of a training left, on the driver: a row a model, and a row a model and held-out example."""
+    mine = F.col("proxy_id").isin(trained["proxy_ids"])
+    held = run.tables.read(HELD_OUT_EXAMPLES).where(F.col("held_out_id") == trained["held_out_id"])
+    return Measured(
+        run.tables.read(PROXY_RUNS).where(mine).toPandas(),
+        run.tables.read(EVALUATIONS).where(mine).toPandas(),
+        held.toPandas(),
+    )
+
+
+def _pool(run: Run) -> DataFrame:
+    return run.tables.read(DOCUMENTS).select("chunk", "doc_id", "text", "bytes")
+
+
+def _sources(run: Run, files: tuple[str, ...], flag: str) -> list[Any]:
+    return run.once(f"sources {flag}", lambda: parse_sources(files, option=flag))
+
+
+def _finetuning_sources(run: Run, config: EvaluationConfig) -> list[Any]:
+    return _sources(run, config.finetune, "--finetune") if config.finetune else []
+
+
+def _tuning(run: Run, config: EvaluationConfig) -> held_out.Asking | None:
+    """The examples of --finetune, read once a run."""
+    sources = _finetuning_sources(run, config)
+    if not sources:
+        return None
+    return run.once(
+        "finetuning",
+        lambda: held_out.read_asked(run.spark, sources, per_benchmark=config.finetune_examples, seed=config.seed),
+    )
+
+
+def _finetuning(run: Run, config: EvaluationConfig) -> Sequence[Example]:
+    asking = _tuning(run, config)
+    return () if asking is None else asking.examples
+
+
+def _finetuning_texts(run: Run, config: EvaluationConfig) -> list[str]:
+    asking = _tuning(run, config)
+    return [] if asking is None else list(asking.texts.values())
