@@ -386,29 +386,30 @@ def test_records_that_cannot_be_placed_are_refused(
 def test_what_goes_wrong_while_shards_are_written_is_said(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, few = ExportConfig(), [record(i) for i in range(4)]
+    rows, plan, write = frame(spark, [record(i) for i in range(4)]).coalesce(1), exporting.make_plan, exporting.write_shard
 
-    def refused(name: str, rows: Iterable[dict[str, Any]], message: str) -> None:
-        with pytest.raises(InputError, match=message):
-            export(frame(spark, rows).coalesce(1), config, str(tmp_path / name), origin=ORIGIN)
-        assert not (tmp_path / name / MANIFEST).exists()
+    def before_one_came(records: DataFrame, config: ExportConfig) -> Any:
+        return plan(records.where("id != 'd0'"), config)
 
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / PARTS).touch()  # a file in the place of a folder
-    refused("taken", few, r"taken can't be written \(File exists\); choose another folder")
-    plan, write = exporting.make_plan, exporting.write_shard
-    monkeypatch.setattr(exporting, "make_plan", lambda records, config: plan(records.where("id != 'd0'"), config))
-    refused("out", few, "out: the records changed while they were written; empty this folder, and export again")
-    monkeypatch.setattr(exporting, "make_plan", plan)
-    refused("out", few, "out was begun with other records; choose another folder, or empty it")
-
-    def unseen(*given: Any, out: Path, **how: Any) -> Shard:
+    def out_of_sight(*given: Any, out: Path, **how: Any) -> Shard:
         shard = write(*given, out=out, **how)
         (out / shard.name).unlink()
         return shard
 
-    monkeypatch.setattr(exporting, "write_shard", unseen)
-    refused("else", few, r"the driver doesn't see .*\.parquet, which an executor wrote; name a folder that both share")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / PARTS).touch()  # a file in the place of a folder
+    for out, changed, message in [
+        ("taken", dict[str, Any](), r"taken can't be written \(File exists\); choose another folder"),
+        ("out", dict[str, Any](make_plan=before_one_came), "out: the records changed while they were written; empty this folder"),
+        ("out", dict[str, Any](), "out was begun with other records; choose another folder, or empty it"),
+        ("else", dict[str, Any](write_shard=out_of_sight), r"the driver doesn't see .*\.parquet, which an executor wrote; name a folder"),
+    ]:
+        with monkeypatch.context() as here:
+            for name, value in changed.items():
+                here.setattr(exporting, name, value)
+            with pytest.raises(InputError, match=message):
+                export(rows, ExportConfig(), str(tmp_path / out), origin=ORIGIN)
+        assert not (tmp_path / out / MANIFEST).exists()
 
 
 def test_an_executor_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:

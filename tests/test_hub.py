@@ -317,8 +317,7 @@ def test_a_dataset_that_cannot_be_had_is_a_sentence(tmp_path: Path, monkeypatch:
     with pytest.raises(InputError, match=r"splits \['test', 'train'\]"):
         list_inputs(NO_SPARK, ["hf://datasets/house/pages:dev"])
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    missing = r"^reading hf://datasets/house/pages \(there is no huggingface_hub\) needs the extra 'hub', which isn't installed"
-    with pytest.raises(MissingExtraError, match=missing):
+    with pytest.raises(MissingExtraError, match=r"^reading .*/pages \(there is no huggingface_hub\) needs the extra 'hub', which"):
         list_inputs(NO_SPARK, ["hf://datasets/house/pages"])
 
 

@@ -378,6 +378,11 @@ def test_means_over_too_many_pairs_are_refused(spark: SparkSession) -> None:
         mean_relevance(frame(spark, DOCUMENTS), shared_examples(spark), n_documents=230, aggregation="max")
 
 
+def test_fewer_than_one_document_an_example_is_refused(spark: SparkSession) -> None:
+    with pytest.raises(InputError, match="k must be at least 1; got 0"):
+        rank_documents(frame(spark, DOCUMENTS), shared_examples(spark), k=0)
+
+
 def test_a_sample_that_is_empty_or_not_embedded_whole_is_refused(spark: SparkSession) -> None:
     with pytest.raises(InputError, match="corpus_sample: no documents to label; sample some documents first"):
         find_cutoff(0, ranks_of(spark, {}, 1), k=1)
