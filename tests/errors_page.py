@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Sentence:
     error: str
     text: str
 
-    @property
+    @cached_property
     def parts(self) -> list[str]:
         """What stands between the placeholders."""
         return [part for part in HOLE.split(self.text) if part]
@@ -260,7 +260,7 @@ def _held(text: str) -> tuple[Sentence, ...]:
 
 def _holds(text: str, sentence: Sentence) -> bool:
     """Whether a test's text holds the whole sentence, with something for each placeholder."""
-    if max(map(len, sentence.parts)) > len(text) or not all(part in text for part in sentence.parts):
+    if len(text) < max(SHARED, *map(len, sentence.parts)) or not all(part in text for part in sentence.parts):
         return False
     pattern = "".join(".+" if HOLE.fullmatch(each) else re.escape(each) for each in re.split(r"(\{[^{}]*\})", sentence.text))
     return len("".join(sentence.parts)) >= SHARED and re.search(pattern, text) is not None
