@@ -312,7 +312,8 @@ def review_import(
             for review in read_sheet(text, known, where=path):
                 found[review.row_id, review.reviewer] = (review, digest)
         if not found:
-            raise InputError("--sheet: no row has a verdict yet; fill in verdict, reason and reviewer")
+            names = ", ".join(sheet)
+            raise InputError(f"--sheet {names}: no row has a verdict yet; fill in verdict, reason and reviewer")
         _refuse_unparsed(run, [review for review, _ in found.values()])
         now = datetime.now(UTC).isoformat(timespec="seconds")
         values = [(run.generation_id, r.row_id, r.reviewer, r.verdict, r.reason, d, now) for r, d in found.values()]

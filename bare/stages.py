@@ -190,7 +190,9 @@ def _read_seeds(run: Run, task: Task) -> Seeds:
     if config.benchmark is not None:
         rows = [row for row in rows if row.get("benchmark") == config.benchmark]
         if not rows:
-            raise InputError(f"--benchmark {config.benchmark}: no row of the seeds is of this benchmark")
+            raise InputError(
+                f"--benchmark {config.benchmark}: no row of the seeds is of it; name another, or leave it out"
+            )
     seeds = read_seeds(task, rows)
     if config.seeds_license is not None:
         given = tuple(dataclasses.replace(s, license=s.license or config.seeds_license) for s in seeds.seeds)

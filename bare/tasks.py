@@ -81,7 +81,9 @@ class Field:
             try:
                 re.compile(self.pattern)
             except re.error as error:
-                raise InputError(f"{where}: pattern {self.pattern!r} is no regular expression ({error})") from error
+                raise InputError(
+                    f"{where}: pattern {self.pattern!r} is no regular expression ({error}); correct it"
+                ) from error
         if self.min_chars < 1 or (self.max_chars is not None and self.max_chars < self.min_chars):
             raise InputError(
                 f"{where}: lengths must hold 1 <= min_chars <= max_chars; got {self.min_chars} and {self.max_chars}"
@@ -270,7 +272,8 @@ class Task:
                 groups = set(re.compile(seed_pattern.pattern).groupindex)
             except re.error as error:
                 raise InputError(
-                    f"task {self.name}: seed pattern {seed_pattern.pattern!r} is no regular expression ({error})"
+                    f"task {self.name}: seed pattern {seed_pattern.pattern!r} is no regular expression ({error}); "
+                    "correct it"
                 ) from error
             if not groups or groups - names:
                 raise InputError(
@@ -282,7 +285,7 @@ class Task:
                 re.compile(self.seed_drop)
             except re.error as error:
                 raise InputError(
-                    f"task {self.name}: seeds.drop {self.seed_drop!r} is no regular expression ({error})"
+                    f"task {self.name}: seeds.drop {self.seed_drop!r} is no regular expression ({error}); correct it"
                 ) from error
 
     # -- what it is ----------------------------------------------------------------------------------------------------

@@ -109,7 +109,10 @@ def parse_sources(args: Iterable[str], *, option: str = "--benchmarks") -> list[
         if (equals and not path) or (not equals and not arg.strip()):
             raise InputError(f"{option} {arg!r} names no path; write name=path or a path")
         files = jsonlines.list_files(path, what=WHAT)
-        sources += [BenchmarkSource(name or jsonlines.stem(file), file) for file in files]
+        found = [BenchmarkSource(name or jsonlines.stem(file), file) for file in files]
+        if nameless := [source.path for source in found if not source.name]:
+            raise InputError(f"{option} {nameless[0]}: its name is all ending, so nothing names it; write name=path")
+        sources += found
     if not sources:
         raise InputError(f"no benchmark is named; give {option} name=path or a path at least once")
     return sorted(set(sources), key=lambda source: (source.name, source.path))

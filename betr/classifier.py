@@ -502,7 +502,7 @@ def _collect(documents: Documents, spec: FeatureSpec, spool: IO[bytes]) -> _Coll
         all_labels.append(labels)
     spool.flush()
     if not all_ends:
-        raise InputError("there are no documents to train on; check the labels table")
+        raise InputError("there are no documents to train on; look at the table sample_labels")
     words = int(used[0])
     return _Collected(
         vocabulary.pool[: used[1]],

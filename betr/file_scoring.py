@@ -271,9 +271,7 @@ def _store(path: str) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(path)  # type: ignore[no-any-return]
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(
-            f"--read files: pyarrow can't read {path.partition(':')[0]}: ({path}); use --read spark"
-        ) from error
+        raise InputError(f"--read files: pyarrow doesn't know the store of {path}; use --read spark") from error
 
 
 def _plain(uri: str) -> str:

@@ -88,7 +88,11 @@ def checked(run: Run, found: dict[str, Any]) -> dict[str, Any]:
     breached = [each["said"] for each in found["drift"] if each["breached"]]
     if breached and run.config.on_drift == "fail":
         moved = "; ".join(breached)
-        raise DriftError(f"everything is written, and moved beyond its limit since the last run: {moved}", found)
+        raise DriftError(
+            f"everything is written, and moved beyond its limit since the last run: {moved}; look at the page, then "
+            "--retrain, or widen --drift",
+            found,
+        )
     return found
 
 

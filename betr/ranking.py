@@ -384,8 +384,9 @@ def mean_relevance(
         group = group.combine_chunks()
         ids = group["doc_ids"].combine_chunks().flatten()
         if len(ids) != n_documents:
-            found = f"{len(ids):,} embeddings for {n_documents:,} documents"
-            raise ValueError(f"ranking: {found}; embed the whole sample first")
+            raise ValueError(
+                f"ranking: {len(ids):,} embeddings for {n_documents:,} documents; embed the whole sample first"
+            )
         chunks = group["similarities"].to_pylist()
         lengths = group["doc_ids"].combine_chunks().value_lengths().to_pylist()
         every = np.concatenate(

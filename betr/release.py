@@ -28,7 +28,7 @@ def release(run: Run, wanted: str | None, *, name: str | None = None) -> dict[st
     selected = chosen(run, wanted)
     called = name or re.sub(r"\W", "_", f"{selected['name']}_{selected['version']}").lower()
     if not re.fullmatch(r"[a-z0-9_]+", called):
-        raise InputError(f"a release's name is small letters, digits and _; got {called!r}")
+        raise InputError(f"--name: a release's name is small letters, digits and _; got {called!r}")
     spec = TableSpec(f"release_{called}", key=("id",), schema=SCHEMA)
     there = tables.read(spec).select("selection_id").first()
     where = {"release": called, "table": tables.location(spec), "selection_id": selected["selection_id"]}

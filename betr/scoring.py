@@ -69,7 +69,7 @@ class ExactTokens:
         the hub.
         """
         counter = cls(tokenizer, _tokenizer_file(tokenizer).read_text(encoding="utf-8"))
-        _tokenizer(counter.definition)  # a file that is no tokenizer fails here, not on an executor
+        _tokenizer(counter.definition, tokenizer)  # a file that is no tokenizer fails here, not on an executor
         return counter
 
     @property
@@ -77,7 +77,7 @@ class ExactTokens:
         return f"tokenizer {self.tokenizer}"
 
     def count(self, texts: pa.Array) -> pa.Array:
-        tokenizer = _tokenizer(self.definition)
+        tokenizer = _tokenizer(self.definition, self.tokenizer)
         counts = np.zeros(len(texts), np.int64)
         for start in range(0, len(texts), 256):  # bounds what the encodings of a batch take
             block = texts[start : start + 256].fill_null("").to_pylist()
@@ -107,7 +107,7 @@ def _tokenizer_file(name: str) -> Path:
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(definition: str) -> Any:
+def _tokenizer(definition: str, name: str) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
@@ -116,7 +116,9 @@ def _tokenizer(definition: str) -> Any:
     try:
         tokenizer = Tokenizer.from_str(definition)
     except Exception as error:  # the library raises bare Exception
-        raise InputError(f"the tokenizer's definition can't be read ({error}); give a tokenizer.json") from error
+        raise InputError(
+            f"the definition of the tokenizer {name!r} can't be read ({error}); give a tokenizer.json"
+        ) from error
     tokenizer.no_truncation()  # sentence encoders cut at some hundred tokens: here the whole text counts
     tokenizer.no_padding()
     return tokenizer

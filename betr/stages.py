@@ -556,8 +556,6 @@ def _heads(run: Run, embedded: Outcome, labels_id: str) -> list[_Labels]:
     """A head for each benchmark of the targets, by name."""
     wanted = run.result("targets", embedded["targets"])
     assert wanted is not None
-    if "" in wanted["examples"]:
-        raise InputError("--heads: a benchmark has no name; give it one with --benchmarks NAME=PATH")
     examples = targets(run, wanted)
     return [
         _Labels(

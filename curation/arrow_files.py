@@ -81,7 +81,7 @@ def _open(stream: BinaryIO, path: str) -> tuple[pa.Schema, Iterator[pa.RecordBat
 
 
 def _damaged(path: str, error: Exception) -> InputError:
-    return InputError(f"{path} is cut short or not what its name says ({error}); fetch it again")
+    return InputError(f"{path} is cut short or no Arrow file ({error}); fetch it again")
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

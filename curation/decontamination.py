@@ -74,11 +74,11 @@ class DecontaminationConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.longest:
             raise InputError(
-                f"decontamination: n-grams need 1 <= shortest <= longest; got {self.shortest} and {self.longest}"
+                f"--decontamination needs 1 <= shortest <= longest; got {self.shortest} and {self.longest}"
             )
         for name, least in (("margin", 0), ("most_cuts", 0), ("commonest", 1), ("shortest_piece", 1)):
             if getattr(self, name) < least:
-                raise InputError(f"decontamination: {name} must be at least {least}; got {getattr(self, name)!r}")
+                raise InputError(f"--decontamination {name} must be at least {least}; got {getattr(self, name)!r}")
 
 
 def parse_decontamination(given: Sequence[str]) -> DecontaminationConfig:

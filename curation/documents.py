@@ -588,7 +588,9 @@ def open_file(path: str, *, anywhere: bool = False) -> BinaryIO:
     try:
         store, inside = fs.FileSystem.from_uri(path)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: pyarrow can't open files there ({error}); copy them to where it can") from error
+        raise InputError(
+            f"{path} can't be opened by pyarrow ({error}); copy it to a folder that driver and executors share"
+        ) from error
     return store.open_input_file(inside) if anywhere else store.open_input_stream(inside)  # type: ignore[no-any-return]
 
 

@@ -646,8 +646,9 @@ class SentenceTransformerEncode:
         for (length, _), members in waiting.items():
             if members:
                 run(members, length)
-        vectors = np.empty((len(texts), self._encoder.dimension), np.float32)
-        vectors[order] = torch.cat(found).cpu().numpy()  # until here a GPU computes while the next batch is prepared
+        as_run = torch.cat(found).cpu().numpy()  # until here a GPU computes while the next batch is prepared
+        vectors = np.empty(as_run.shape, np.float32)  # as wide as the model makes them: who embeds checks the width
+        vectors[order] = as_run
         return vectors
 
     def _batch_size(self, length: int) -> int:

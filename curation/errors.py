@@ -58,8 +58,14 @@ _CAUSES = (
         "Java ran out of memory; give it more with --spark spark.driver.memory=8g (executor: spark.executor.memory)",
     ),
     ("MemoryError", "a Python worker ran out of memory; use fewer cores (--master local[1]) or smaller --chunk-bytes"),
-    ("SparkFileNotFoundException", "a file vanished while it was read"),
-    ("Connection refused", "the cluster or the Connect server can't be reached"),
+    (
+        "SparkFileNotFoundException",
+        "a file vanished while it was read; let nothing else write the input, and run again",
+    ),
+    (
+        "Connection refused",
+        "the cluster or the Connect server can't be reached; see that it runs, and what --master says",
+    ),
     ("ModuleNotFoundError", "an executor lacks this package; install the wheel there or pass it with --py-files"),
 )
 

@@ -231,7 +231,9 @@ class Folder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InputError(f"--out {self.path} is no folder that can be read ({error.strerror})") from error
+            raise InputError(
+                f"--out {self.path} is no folder that can be read ({error.strerror}); choose another folder"
+            ) from error
         if set(there) <= {PARTS, f"{STARTED}.part"}:  # or killed before there was a word of it
             return None
         for file in (self.manifest_file, self._started):
@@ -239,10 +241,14 @@ class Folder:
             if found is not None and found.get("export_id") == self.export_id:
                 return found
             if found is not None:
-                what = f"holds another export ({_settings_of(found)})"
-                raise InputError(f"--out {self.path} {what}; choose another folder, or empty it")
-        what = f"isn't empty ({', '.join(there[:3])}), and holds no export"
-        raise InputError(f"--out {self.path} {what}; choose another folder, or empty it")
+                settings = _settings_of(found)
+                raise InputError(
+                    f"--out {self.path} holds another export ({settings}); choose another folder, or empty it"
+                )
+        some = ", ".join(there[:3])
+        raise InputError(
+            f"--out {self.path} isn't empty ({some}), and holds no export; choose another folder, or empty it"
+        )
 
     def is_whole(self, manifest: Mapping[str, Any]) -> bool:
         """Whether all that a manifest names is there, by its size."""
@@ -459,7 +465,10 @@ def _check_written(folder: Folder, shards: Sequence[Shard], plan: Plan) -> None:
     """What the tasks say that they wrote is what was planned, and the driver sees it."""
     sizes = dict(enumerate(plan.sizes.values()))
     if {each.number: each.records for each in shards} != sizes or len(shards) != len(sizes):
-        raise InputError("the records changed while they were written; nothing else may write these tables meanwhile")
+        raise InputError(
+            f"--out {folder.path}: the records changed while they were written; empty this folder, and export again "
+            "while no other run writes these tables"
+        )
     for each in shards:
         if _size(folder.path / each.name) != each.bytes:
             raise InputError(

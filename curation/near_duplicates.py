@@ -101,14 +101,14 @@ class NearDuplicateConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
-            raise InputError(f"near-duplicates: the threshold must be in (0, 1]; got {self.threshold!r}")
+            raise InputError(f"--near threshold must be in (0, 1]; got {self.threshold!r}")
         if self.ngram < 1:
-            raise InputError(f"near-duplicates: an n-gram has at least 1 word; got {self.ngram!r}")
+            raise InputError(f"--near ngram must be at least 1; got {self.ngram!r}")
         if not 1 <= self.bands <= MOST_BANDS:
-            raise InputError(f"near-duplicates: bands must be in 1..{MOST_BANDS}; got {self.bands!r}")
+            raise InputError(f"--near bands must be in 1..{MOST_BANDS}; got {self.bands!r}")
         if self.rows < 1:
             raise InputError(
-                f"near-duplicates: {self.bands} bands can't find {FOUND:.0%} of the pairs at {self._sure:.3g}; "
+                f"--near: {self.bands} bands can't find {FOUND:.0%} of the pairs at {self._sure:.3g}; "
                 "give more bands, or a higher threshold"
             )
 

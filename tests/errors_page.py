@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Sentence:
     error: str
     text: str
 
-    @property
+    @cached_property
     def parts(self) -> list[str]:
         """What stands between the placeholders."""
         return [part for part in HOLE.split(self.text) if part]
@@ -166,8 +166,8 @@ def _assigned(target: ast.expr) -> str:
 def provoked() -> dict[Sentence, str]:
     """Sentence -> the test that asserts the longest run of it, of equals the first; those without one are left out.
 
-    What counts is the whole sentence, or a run of it that no other sentence has: in a module's own tests a shorter
-    one, that no other sentence of the module has.
+    What counts is the whole sentence, where no other says more of the text itself, or a run of it that no other
+    sentence has: in a module's own tests a shorter one, that no other sentence of the module has.
     """
     everywhere = _owners(sentences(), SHARED)
     best: dict[Sentence, tuple[int, str]] = {}
@@ -180,8 +180,11 @@ def provoked() -> dict[Sentence, str]:
                     if len(said_by := owners.get(run, set())) == 1:
                         (only,) = said_by
                         shared.setdefault(only, set()).add(run)
-            for sentence in sentences():
-                weight = max([len(shared.get(sentence, ())), *(len(text) for text in strings if _holds(text, sentence))])
+            weights = {sentence: len(runs) for sentence, runs in shared.items()}
+            for text in strings:
+                for sentence in _held(text):
+                    weights[sentence] = max(weights.get(sentence, 0), len(text))
+            for sentence, weight in weights.items():
                 if weight > best.get(sentence, (0, ""))[0]:
                     best[sentence] = (weight, f"{path.stem}::{test}")
     found = {sentence: best[sentence][1] for sentence in sentences() if sentence in best}
@@ -247,9 +250,17 @@ _CREDITED = {
 }
 
 
+@cache
+def _held(text: str) -> tuple[Sentence, ...]:
+    """The sentences that a text holds whole: of several those that say most of it themselves, and not by a placeholder."""
+    held = [sentence for sentence in sentences() if _holds(text, sentence)]
+    most = max((len("".join(sentence.parts)) for sentence in held), default=0)
+    return tuple(sentence for sentence in held if len("".join(sentence.parts)) == most)
+
+
 def _holds(text: str, sentence: Sentence) -> bool:
     """Whether a test's text holds the whole sentence, with something for each placeholder."""
-    if max(map(len, sentence.parts)) > len(text) or not all(part in text for part in sentence.parts):
+    if len(text) < max(SHARED, *map(len, sentence.parts)) or not all(part in text for part in sentence.parts):
         return False
     pattern = "".join(".+" if HOLE.fullmatch(each) else re.escape(each) for each in re.split(r"(\{[^{}]*\})", sentence.text))
     return len("".join(sentence.parts)) >= SHARED and re.search(pattern, text) is not None
@@ -324,11 +335,6 @@ def _strings(node: ast.AST) -> set[str]:
 # Where a sentence can't say itself when it comes or what to do.
 NOTES = {
     "Spark failed: {error} (BETR_DEBUG=1 shows the whole stack)": "a cause that isn't known here: look at the stack",
-    "a file vanished while it was read ({line})": "something else deletes or rewrites the input; keep it still, start again",
-    "the cluster or the Connect server can't be reached ({line})": "see that it runs, and what --master says",
-    "everything is written, and moved beyond its limit since the last run: {moved}": (
-        "exit code 3, with --on-drift fail: look at the page; then --retrain, or a wider --drift"
-    ),
     "{root} was taken by {taken} at this moment; start again when it has ended": "two runs began in the same second",
 }
 

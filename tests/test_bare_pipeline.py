@@ -16,7 +16,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from bare import checking, comparison, pipeline, publish
+from bare import checking, comparison, pipeline, publish, stages
 from bare.tables import (
     DRAFTS,
     GENERATIONS,
@@ -29,7 +29,7 @@ from bare.tables import (
     SEEDS,
     VERDICTS,
 )
-from bare.tasks import load_task, read_seeds
+from bare.tasks import load_task, read_seeds, task_text
 from bare.verdicts import COLUMNS, SeedIndex, VerdictConfig, check_rows, reject_copies
 from curation.embedding import EncoderConfig, resolve_encoder
 from curation.errors import InputError
@@ -110,6 +110,8 @@ def test_waves_partitions_and_single_stages_change_no_row(
     settings = {**generated[0], "tables": str(tmp_path / "tables"), "wave_rows": 9, "partitions": 5}
     drafted = pipeline.draft(config(settings), spark=spark)
     assert drafted["drafts"] == 16 and drafted["accepted"] == 0
+    with pytest.raises(InputError, match=r"^generation \w+ has no rows to review yet; make some with `bare run`"):
+        publish.review_export(config(settings), str(tmp_path / "review"), 5, spark=spark)
     assert pipeline.draft(config(settings), spark=spark)["drafts"] == 16  # what waits for its verdict isn't drafted again
     refined = pipeline.refine(config(settings), spark=spark)
     assert refined["refined"] == 16 and 0 < refined["accepted"] < 16
@@ -282,6 +284,8 @@ def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
     failed = next(line["row_id"] for line in lines if line["automatic"] != "accepted")
     with pytest.raises(InputError, match="is accepted, but it holds no item"):
         publish.review_import(this, [fill("bad.csv", {failed: "accept"})], spark=spark)
+    with pytest.raises(InputError, match=r"/empty\.csv: no row has a verdict yet; fill in verdict, reason and reviewer"):
+        publish.review_import(this, [fill("empty.csv", {})], spark=spark)
     assert not rows(spark, copied, REVIEWS)
 
     sheet_in = fill("good.csv", {good[0]: "reject", good[1]: "accept", failed: "reject"})
@@ -358,6 +362,9 @@ def test_arms_are_compared_on_the_same_seeds(generated: Any, spark: SparkSession
         ({"seeds": ("{folder}/few.jsonl",)}, "shows 3 examples a prompt; there are 2 seeds"),
         ({"seeds": ("{folder}/odd.jsonl",)}, "none of the 1 rows is an example of task grade_school_maths"),
         ({"seeds": ("{folder}/torn.jsonl",)}, "torn.jsonl, line 2: the line is no JSON"),
+        ({"seeds": ("{tables}/seeds",)}, "--seeds .*/seeds holds over 50 rows; seeds are a few good examples: take a part"),
+        ({"benchmark": "arc"}, "--benchmark arc: no row of the seeds is of it; name another, or leave it out"),
+        ({"task": "{folder}/two.yaml", "seeds": ("{folder}/few.jsonl",)}, "--judge compares with 3 real rows, but there are 2"),
         ({"base": None}, "--base is missing: arm bare needs it"),
         ({"instruct": "scripted:{folder}/none.json"}, "none.json can't be read"),
         ({"allow_licenses": ("MIT",)}, r"model scripted:.* \(unknown\).* not among those allowed"),
@@ -368,11 +375,14 @@ def test_arms_are_compared_on_the_same_seeds(generated: Any, spark: SparkSession
 def test_bad_input_is_one_sentence_and_makes_no_row(
     generated: Any, spark: SparkSession, tmp_path: Path, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stages, "MOST_SEEDS", 50)
     write_lines(tmp_path / "few.jsonl", seed_rows(2))
+    (tmp_path / "two.yaml").write_text(task_text("grade_school_maths")[0] + "shots: 2\n")
     write_lines(tmp_path / "odd.jsonl", [{"title": "x"}])
     (tmp_path / "torn.jsonl").write_text('{"a": 1}\n{"b"\n')
     (tmp_path / "prices.yaml").write_text("models:\n  other: {per_hour: 1}\n")
-    given = json.loads(json.dumps(change).replace("{folder}", str(tmp_path)))
+    places = {"{folder}": str(tmp_path), "{tables}": generated[0]["tables"]}
+    given = json.loads(re.sub(r"\{\w+\}", lambda place: places[place[0]], json.dumps(change)))
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     settings = {**generated[0], "tables": str(tmp_path / "tables"), **given}
     with pytest.raises(InputError, match=message):

@@ -75,6 +75,8 @@ def test_wrong_usage_exits_with_2_and_bad_input_with_1(capsys: pytest.CaptureFix
         assert exit_.value.code == 2, arguments
     assert cli.main(["run", "--tables", "/t", "--arm", "best"]) == 1
     assert "bare run: --arm must be one of" in capsys.readouterr().err
+    assert cli.main(["export", "--tables", "/t", "--out", "rows.jsonl", "--epochs", "2"]) == 1
+    assert "--shard-bytes, --epochs and --order-seed say how shards are written; add --format" in capsys.readouterr().err
 
 
 def test_yaml_and_flags_say_the_same_and_flags_win(tmp_path: Path) -> None:

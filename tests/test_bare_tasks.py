@@ -472,6 +472,8 @@ def test_labels_without_seeds_cannot_be_balanced() -> None:
     check_seeds(any_shots, pool(5))
     no_times = parse_task(changed(label={"field": "kind", "balance": {"plus": 0.5, "minus": 0.5, "times": 0}}))
     check_seeds(no_times, pool(5))
+    with pytest.raises(InputError, match="task sums: 2 shots are to be 'times', but 1 seeds are; give more"):
+        draw_shots(no_times, pool(5), ["a"], run_seed=0, labels=["times"])
 
 
 def test_every_order_of_every_choice_is_drawn_equally_often() -> None:

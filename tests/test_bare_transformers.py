@@ -426,6 +426,10 @@ def test_a_model_is_loaded_from_its_folder_and_says_what_it_is(folder: Path, tok
     assert find_model(spec).revision != files.revision
 
 
+def out_of_memory(*_: Any, **__: Any) -> None:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
 def test_what_cannot_be_loaded_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     wrong = [
@@ -444,6 +448,10 @@ def test_what_cannot_be_loaded_is_one_sentence(folder: Path, tmp_path: Path, mon
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"was given cuda:0, but PyTorch .* sees no CUDA there"):
             load(spec, device="cuda:0")
+    with monkeypatch.context() as small:
+        small.setattr(transformers.AutoModelForCausalLM, "from_pretrained", out_of_memory)
+        with pytest.raises(InputError, match=r"the model doesn't fit into memory; choose a smaller one, or --precision bfloat16"):
+            load(spec)
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")

@@ -318,6 +318,7 @@ def test_sources_are_named_by_the_user_or_by_their_stem(tmp_path: Path) -> None:
 def test_wrong_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.csv").touch()
+    (tmp_path / ".json").touch()
     for args, message in [
         ([], "no benchmark is named"),
         ([str(tmp_path / "none.jsonl")], "does not exist"),
@@ -325,6 +326,7 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
         ([str(tmp_path / "*.jsonl")], "holds no benchmark file"),
         ([str(tmp_path / "a.csv")], "no JSON lines file"),
         (["name="], "names no path"),
+        ([str(tmp_path / ".json")], r"/\.json: its name is all ending, so nothing names it; write name=path"),
     ]:
         with pytest.raises(InputError, match=message):
             parse_sources(args)

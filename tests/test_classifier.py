@@ -190,6 +190,11 @@ def test_what_cannot_be_trained_is_refused(documents: list[Any], message: str) -
         train_classifier(documents, replace(SMALL, min_count=7))
 
 
+def test_a_step_too_large_ends_training_with_the_setting_to_lower() -> None:
+    with pytest.raises(InputError, match=r"training diverged in epoch 1; lower learning_rate \(1e\+30\)"):
+        train_classifier(corpus(20), replace(SMALL, learning_rate=1e30))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -362,6 +367,32 @@ def test_a_model_cut_anywhere_or_extended_is_refused(tmp_path: Path) -> None:
         import_fasttext(path)
     with pytest.raises(InputError, match="no such fastText model file"):
         import_fasttext(tmp_path / "missing.bin")
+
+
+def test_a_model_whose_parts_contradict_each_other_is_refused_with_what_they_say(tmp_path: Path) -> None:
+    path = official(tmp_path, bucket=20)
+    whole = path.read_bytes()
+    size, words = np.frombuffer(whole, "<i4", 2, 64).tolist()  # behind the magic number, the version and the settings
+    ends = [92]  # of the dictionary's entries: a word, a NUL, its count, its kind
+    for _ in range(size):
+        ends.append(whole.index(b"\0", ends[-1]) + 10)
+    rows = words + 20
+    matrix = ends[-1] + 1  # behind whether it is quantised
+    output = matrix + 16 + 4 * 10 * rows + 1
+
+    def altered(at: int, value: int, size: int) -> Path:
+        path.write_bytes(whole[:at] + value.to_bytes(size, "little") + whole[at + size :])
+        return path
+
+    for at, value, width, message in [
+        (64, size + 1, 4, rf"its dictionary says {size + 1} entries for {words} words and 2 labels; copy or export it again"),
+        (ends[1] - 1, 1, 1, r"its dictionary mixes words and labels; export it again with fastText 0\.9"),
+        (matrix, rows + 1, 8, rf"its input matrix is {rows + 1} x 10, not {rows} x 10; copy or export it again"),
+        (output - 1, 1, 1, r"its output matrix is quantised; give the \.bin it was made from"),
+        (output, 3, 8, r"its output matrix is 3 x 10, not 2 x 10; copy or export it again"),
+    ]:
+        with pytest.raises(InputError, match=rf"model\.bin can't be folded: {message}"):
+            import_fasttext(altered(at, value, width))
 
 
 def test_the_positive_label_is_told_by_its_name_or_asked_for(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_yaml_and_flags_say_the_same_and_flags_win(tmp_path: Path) -> None:
         ({"wave_rows": 0}, "--wave-rows must be at least 1; got 0"),
         ({"epochs": 0}, "epochs must be in 1..1000; got 0"),
         ({"mode": "medium"}, "got 'medium'"),
+        ({"near_duplicates": "both"}, "--near-duplicates must be before, after or none; got 'both'"),
+        ({"retention_days": 0}, "--retention-days must be at least 1; got 0"),
     ],
 )
 def test_a_setting_out_of_its_range_is_refused_at_birth(change: dict[str, Any], message: str) -> None:

@@ -117,8 +117,8 @@ def test_a_document_that_is_whole_is_one_piece(spark: SparkSession) -> None:
     [
         (["margins=3"], "reads NAME=NUMBER with a whole number; got 'margins=3'; names are shortest, longest, margin"),
         (["margin=-1"], "got 'margin=-1'"),
-        (["shortest=14"], "1 <= shortest <= longest; got 14 and 13"),
-        (["commonest=0"], "commonest must be at least 1; got 0"),
+        (["shortest=14"], "--decontamination needs 1 <= shortest <= longest; got 14 and 13"),
+        (["commonest=0"], "--decontamination commonest must be at least 1; got 0"),
     ],
 )
 def test_settings_that_say_nothing_are_refused(given: list[str], message: str) -> None:
@@ -286,6 +286,8 @@ def test_a_test_row_that_cannot_be_read_stops_the_search(
     config = settings(finished[0], tables=str(tmp_path / "tables"), tests=(str(broken),))
     with pytest.raises(InputError, match=r"test set .*arc\.jsonl, row 2: .*; correct it"):
         pipeline.run_stage("decontaminate", config, spark=spark)
+    with pytest.raises(InputError, match=r"--tests: the corpus wasn't searched for them yet: run `betr decontaminate"):
+        pipeline.run_stage("select", config, spark=spark)
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def test_none_keeps_all_and_looking_again_finds_the_same(
 
 
 def test_before_the_ranking_the_longest_stays_and_only_it_is_sampled(
-    after: tuple[RunConfig, dict[str, Any]], spark: SparkSession, tmp_path: Path
+    after: tuple[RunConfig, dict[str, Any]], spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, _ = after
     shutil.copytree(config.tables, tmp_path / "tables")
@@ -119,6 +119,10 @@ def test_before_the_ranking_the_longest_stays_and_only_it_is_sampled(
     }
     rows = tables.read(NEAR_DUPLICATES).where(F.col("deduplication_id") == unique.key).collect()
     assert {row["doc_id"]: row["kept_doc_id"] for row in rows} == longest
+    with monkeypatch.context() as another_night:
+        another_night.setattr(corpus, "key", lambda _: "another night")
+        with pytest.raises(InputError, match="documents came since near-duplicates were looked for: run `betr deduplicate`"):
+            pipeline.run_stage("sample", before, spark=spark)
     pipeline.run_stage("sample", before, spark=spark)
     run = Run(before, spark, Terminal())
     drawn = {row["doc_id"] for row in stages.sample(run, run.needs("sample")).collect()}
@@ -127,6 +131,14 @@ def test_before_the_ranking_the_longest_stays_and_only_it_is_sampled(
     pipeline.run_stage("sample", everything, spark=spark)
     run = Run(everything, spark, Terminal())
     assert drawn < {row["doc_id"] for row in stages.sample(run, run.needs("sample")).collect()}
+
+
+def test_scores_that_lack_new_documents_choose_no_duplicates(
+    after: tuple[RunConfig, dict[str, Any]], spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "key", lambda _: "another night")
+    with pytest.raises(InputError, match="--near-duplicates after goes by scores, and documents came since: run `betr score` first"):
+        pipeline.run_stage("deduplicate", after[0], spark=spark)
 
 
 def test_why_a_document_is_left_out_is_told(after: tuple[RunConfig, dict[str, Any]], spark: SparkSession) -> None:

@@ -554,12 +554,19 @@ def test_missing_empty_and_unknown_inputs_are_refused(spark: SparkSession, tmp_p
 
 
 def test_stores_that_only_spark_knows_are_listed_the_same(spark: SparkSession, tmp_path: Path) -> None:
-    from curation.documents import _list_remote
-
     paths = [write(tmp_path / name, [{"text": "x"}]) for name in ("a b.jsonl", "sub/c.jsonl")]
-    assert sorted(_list_remote(spark, f"file:{tmp_path}")) == list_inputs(spark, paths)
+    assert list_inputs(spark, [f"file:{tmp_path}"]) == list_inputs(spark, paths)
     with pytest.raises(InputError, match="can't be listed"):
-        _list_remote(spark, f"file:{tmp_path}/none")
+        list_inputs(spark, [f"file:{tmp_path}/none"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"/empty holds no documents; known files: .*\.jsonl.*\.parquet"):
+        list_inputs(spark, [f"file:{tmp_path}/empty"])
+
+
+def test_a_file_where_only_spark_can_read_is_named_if_pyarrow_is_to_read_it() -> None:
+    no_spark: Any = None
+    with pytest.raises(InputError, match=r"^s3a://bucket/a\.arrow can't be opened by pyarrow \(.*; copy it to a folder"):
+        read_rows(no_spark, [InputFile("s3a://bucket/a.arrow", "arrow", 9, 0)], Columns())
 
 
 @pytest.mark.parametrize("ending", ["gz", "zst"])

@@ -421,6 +421,19 @@ def test_a_worker_with_other_files_than_the_driver_is_refused(copy: Path) -> Non
         encoder.load()
 
 
+def test_a_model_whose_files_are_wrong_is_one_sentence(copy: Path) -> None:
+    set_json(copy / "1_Pooling" / "config.json", embedding_dimension=24)
+    texts = pa.record_batch({"doc_id": ["a", "b"], "text": ["the moon", "water"]})
+    encoder = resolve_encoder(EncoderConfig(str(copy), precision="float32"))
+    with pytest.raises(InputError, match=r"^embedding: tiny-.* makes 32 dimensions, and its files say 24; fetch the model again"):
+        list(embed_batches([texts], encoder=encoder, kind="document", local=True))
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    encoder = resolve_encoder(EncoderConfig(str(copy), precision="float32"))
+    with pytest.raises(InputError, match=rf"^encoder: {copy} can't be loaded by sentence-transformers; check the model's files"):
+        encoder.load()
+
+
 # -- the stage -------------------------------------------------------------------------------------------------------
 
 

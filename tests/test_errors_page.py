@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests import errors_page
-from tests.errors_page import HEAD, NOT_YET, NOTES, PAGE, ROOT, Sentence, cell, sentences
+from tests.errors_page import HEAD, NOT_YET, NOTES, PAGE, ROOT, Sentence, cell, provoked, sentences
 
 DRAW = "`python -m tests.errors_page --write` draws docs/errors.md anew"
 
@@ -35,6 +35,13 @@ def test_every_test_that_the_page_names_is_there() -> None:
     for file, _, test in (each.partition("::") for each in named):
         tree = ast.parse((ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8"))
         assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{test}; {DRAW}"
+
+
+def test_every_sentence_has_a_test_that_provokes_it() -> None:
+    tested = provoked()
+    untested = [f"{each.module}: {each.text}" for each in sentences() if each not in tested]
+    assert not untested, "no test reads these: provoke each in its module's tests, with `match=` a run that is its own"
+    assert NOT_YET not in listed().values(), DRAW
 
 
 def test_the_page_counts_what_it_lists() -> None:

@@ -341,16 +341,15 @@ def test_a_folder_that_is_not_empty_is_refused_and_stays_as_it_is(
 ) -> None:
     records, config = frame(spark, ROWS), ExportConfig(**SMALL)
     (tmp_path / "mine.txt").write_text("mine")
-    refused = {
-        str(tmp_path): r"isn't empty \(mine.txt\), and holds no export; choose another folder",
-        str(tmp_path / "mine.txt"): "is no folder that can be read",
-        str(exported("jsonl")): r"holds another export \(selection_id s1, format jsonl, .*choose another folder",
-        "s3://bucket/out": "give a path, as of a mounted volume",
-    }
     before = files(exported("jsonl"))
-    for out, message in refused.items():
+    for out, message in [
+        (tmp_path, r"isn't empty \(mine.txt\), and holds no export; choose another folder, or empty it"),
+        (tmp_path / "mine.txt", r"is no folder that can be read \(Not a directory\); choose another folder"),
+        (exported("jsonl"), r"holds another export \(selection_id s1, format jsonl, .*choose another folder, or empty it"),
+        ("s3://bucket/out", "--out s3://bucket/out: shards are written as files; give a path, as of a mounted volume"),
+    ]:
         with pytest.raises(InputError, match=message):
-            export(records, config, out, origin=ORIGIN)
+            export(records, config, str(out), origin=ORIGIN)
     with pytest.raises(InputError, match="holds another export"):  # the same settings, of another selection
         export(records, config, str(exported("parquet")), origin={"selection_id": "s2"})
     assert list(files(tmp_path)) == ["mine.txt"] and files(exported("jsonl")) == before
@@ -372,6 +371,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_stays_as_it_is(
         ({"weight": math.nan}, {"weights": "repeat"}, "3 records have a weight that is no number from 0 on"),
         ({"weight": 1e30}, {"weights": "repeat"}, "would be there 1,000,.* times, and 100 is the most"),
         ({"id": "d1"}, {}, "the id 'd1' stands for two records"),
+        ({}, {"epochs": 0.001}, "--epochs 0.001 leaves out all 9 records; raise it"),
     ],
 )
 def test_records_that_cannot_be_placed_are_refused(
@@ -381,6 +381,35 @@ def test_records_that_cannot_be_placed_are_refused(
     with pytest.raises(InputError, match=message):
         export(frame(spark, rows), ExportConfig(**settings), str(tmp_path / "out"), origin=ORIGIN)
     assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_what_goes_wrong_while_shards_are_written_is_said(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, plan, write = frame(spark, [record(i) for i in range(4)]).coalesce(1), exporting.make_plan, exporting.write_shard
+
+    def before_one_came(records: DataFrame, config: ExportConfig) -> Any:
+        return plan(records.where("id != 'd0'"), config)
+
+    def out_of_sight(*given: Any, out: Path, **how: Any) -> Shard:
+        shard = write(*given, out=out, **how)
+        (out / shard.name).unlink()
+        return shard
+
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / PARTS).touch()  # a file in the place of a folder
+    for out, changed, message in [
+        ("taken", dict[str, Any](), r"taken can't be written \(File exists\); choose another folder"),
+        ("out", dict[str, Any](make_plan=before_one_came), "out: the records changed while they were written; empty this folder"),
+        ("out", dict[str, Any](), "out was begun with other records; choose another folder, or empty it"),
+        ("else", dict[str, Any](write_shard=out_of_sight), r"the driver doesn't see .*\.parquet, which an executor wrote; name a folder"),
+    ]:
+        with monkeypatch.context() as here:
+            for name, value in changed.items():
+                here.setattr(exporting, name, value)
+            with pytest.raises(InputError, match=message):
+                export(rows, ExportConfig(), str(tmp_path / out), origin=ORIGIN)
+        assert not (tmp_path / out / MANIFEST).exists()
 
 
 def test_an_executor_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -25,7 +26,7 @@ from betr.stages import import_documents
 from betr.tables import DOCUMENTS
 from curation import hub
 from curation.documents import Columns, InputFile, _format, list_inputs, read_rows
-from curation.errors import InputError, SchemaError, input_errors
+from curation.errors import InputError, MissingExtraError, SchemaError, input_errors
 from curation.hub import HubFile, choose, front_matter
 from curation.progress import Terminal
 from curation.slices import cut_slices
@@ -169,6 +170,9 @@ def test_of_a_saved_dataset_its_own_list_counts(tmp_path: Path) -> None:
     (tmp_path / files[1]).unlink()
     with pytest.raises(InputError, match=r"data-00001-of-00002.arrow isn't there, though state.json"):
         listed(tmp_path)
+    (tmp_path / "train" / "state.json").write_text("{")
+    with pytest.raises(InputError, match=r"train/state\.json is no JSON \(.*; save the dataset again$"):
+        listed(tmp_path)
 
 
 # -- Arrow files -------------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ def test_arrow_and_parquet_give_the_same_rows(spark: SparkSession, tmp_path: Pat
 @pytest.mark.parametrize("cut", [3, 200, -300])
 def test_an_arrow_file_that_is_cut_short_is_named(spark: SparkSession, tmp_path: Path, cut: int) -> None:
     (tmp_path / "a.arrow").write_bytes(arrow(table(0, 50))[:cut])
-    with pytest.raises(InputError, match=r"a\.arrow is cut short or not what its name says"), input_errors():
+    with pytest.raises(InputError, match=r"a\.arrow is cut short or no Arrow file \(.*; fetch it again$"), input_errors():
         read_rows(spark, list_inputs(spark, [str(tmp_path)]), Columns()).collect()
 
 
@@ -312,6 +316,9 @@ def test_a_dataset_that_cannot_be_had_is_a_sentence(tmp_path: Path, monkeypatch:
         list_inputs(NO_SPARK, ["hf://datasets/house/none"])
     with pytest.raises(InputError, match=r"splits \['test', 'train'\]"):
         list_inputs(NO_SPARK, ["hf://datasets/house/pages:dev"])
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtraError, match=r"^reading .*/pages \(there is no huggingface_hub\) needs the extra 'hub', which"):
+        list_inputs(NO_SPARK, ["hf://datasets/house/pages"])
 
 
 def test_a_dataset_of_the_hub_is_imported_once(

@@ -133,7 +133,7 @@ def test_rows_are_as_many_as_still_find_the_pairs_beyond_the_threshold() -> None
     [
         ({"threshold": 0.0}, r"threshold must be in \(0, 1\]; got 0.0"),
         ({"threshold": 1.01}, "threshold must be"),
-        ({"ngram": 0}, "an n-gram has at least 1 word; got 0"),
+        ({"ngram": 0}, "--near ngram must be at least 1; got 0"),
         ({"bands": 65}, "bands must be in 1..64; got 65"),
         ({"bands": 0}, "bands must be in 1..64; got 0"),
         ({"bands": 1, "threshold": 0.5}, "1 bands can't find 99% of the pairs at 0.55; give more bands"),
@@ -142,6 +142,12 @@ def test_rows_are_as_many_as_still_find_the_pairs_beyond_the_threshold() -> None
 def test_what_can_find_nothing_is_refused(wrong: dict[str, float], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         NearDuplicateConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", ["words=3", "bands=1.5", "threshold", "ngram="])
+def test_a_setting_that_is_no_name_and_number_is_refused(given: str) -> None:
+    with pytest.raises(InputError, match=f"--near reads NAME=NUMBER; got '{given}'; names are threshold, ngram, bands, seed"):
+        near.parse_near([given])
 
 
 # -- signatures --------------------------------------------------------------------------------------------------------

@@ -251,8 +251,12 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_half_written(
         with pytest.raises(InputError, match=message):
             pipeline.run(settings(tmp_path, **change), spark=spark)
     assert not tables.exists(DOCUMENTS)
-    with pytest.raises(InputError, match="asks for 601 documents, but the corpus holds 600"):
-        pipeline.run(settings(finished[0], tables=str(house / "tables"), sample="601"), spark=spark)
+    for sample, message in [
+        ("601", "asks for 601 documents, but the corpus holds 600"),
+        ("1e-9", "--sample 1e-9 of 600 documents draws none; ask for a larger share or a number"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            pipeline.run(settings(finished[0], tables=str(house / "tables"), sample=sample), spark=spark)
     # The import and the targets were there, and the sample isn't.
     runs = [Tables(spark, str(root / "tables")).read(STAGE_RUNS).count() for root in (house, finished[0])]
     assert runs[0] == runs[1]

@@ -33,7 +33,7 @@ from betr.ranking import (
     with_floor,
     with_sampled_floor,
 )
-from curation.errors import InputError
+from curation.errors import InputError, input_errors
 from curation.session import share
 
 Pairs = dict[str, list[tuple[str, np.float32]]]  # example -> documents, best first
@@ -376,6 +376,20 @@ def test_means_over_too_many_pairs_are_refused(spark: SparkSession) -> None:
         mean_relevance(frame(spark, DOCUMENTS), shared_examples(spark), n_documents=10**10, aggregation="mean_log")
     with pytest.raises(InputError, match="aggregation must be one of"):
         mean_relevance(frame(spark, DOCUMENTS), shared_examples(spark), n_documents=230, aggregation="max")
+
+
+def test_fewer_than_one_document_an_example_is_refused(spark: SparkSession) -> None:
+    with pytest.raises(InputError, match="k must be at least 1; got 0"):
+        rank_documents(frame(spark, DOCUMENTS), shared_examples(spark), k=0)
+
+
+def test_a_sample_that_is_empty_or_not_embedded_whole_is_refused(spark: SparkSession) -> None:
+    with pytest.raises(InputError, match="corpus_sample: no documents to label; sample some documents first"):
+        find_cutoff(0, ranks_of(spark, {}, 1), k=1)
+    some = frame(spark, dict(list(DOCUMENTS.items())[:3]))
+    relevance = mean_relevance(some, shared_examples(spark), n_documents=4, aggregation="mean_log")
+    with pytest.raises(InputError, match="3 embeddings for 4 documents; embed the whole sample first"), input_errors():
+        relevance.collect()
 
 
 def test_nearest_example_is_the_most_similar_and_the_lower_id_of_equals(spark: SparkSession) -> None:

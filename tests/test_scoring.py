@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import floor
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from betr.classifier import FoldedClassifier, TrainingConfig, train_classifier
 from betr.file_scoring import DataFile, check_files, choose_way, cut_batch, list_files, plan, score_files
 from betr.scoring import BytesPerToken, ExactTokens, calibrate_bytes_per_token, score_documents
-from curation.errors import InputError, input_errors
+from curation.errors import InputError, MissingExtraError, input_errors
 from curation.session import share
 from curation.tables import Tables, TableSpec
 
@@ -143,11 +144,24 @@ def test_a_ratio_that_is_no_positive_number_is_refused(ratio: float) -> None:
         BytesPerToken(ratio)
 
 
+def test_without_the_libraries_the_extra_that_brings_them_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, said in [
+        ("huggingface_hub", "house/model", "the tokenizer 'house/model' needs the extra 'embedding', which isn't installed"),
+        ("tokenizers", str(tmp_path), "counting tokens with a tokenizer needs the extra 'embedding', which isn't installed"),
+    ]:
+        (tmp_path / "tokenizer.json").write_text('{"of": "this test"}')
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(MissingExtraError, match=said):
+            ExactTokens.load(name)
+
+
 def test_an_unreadable_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no tokenizer .*missing"):
         ExactTokens.load(str(tmp_path / "missing" / "tokenizer"))
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match="definition can't be read"):
+    with pytest.raises(InputError, match=rf"the definition of the tokenizer '{tmp_path}' can't be read \(.*; give a tokenizer\.json"):
         ExactTokens.load(str(tmp_path))
 
 
@@ -341,7 +355,7 @@ def test_what_executors_may_not_see_goes_through_spark(
     monkeypatch.setattr("betr.file_scoring.is_local_session", lambda _: False)
     way, why = choose_way(Tables(spark, str(stored)), STORED)
     assert (way, why) == ("spark", "executors on other machines may not see this machine's disk")
-    with pytest.raises(InputError, match="can't read s3a"):
+    with pytest.raises(InputError, match=r"--read files: pyarrow doesn't know the store of s3a://bucket/root/file\.parquet; use"):
         check_files([DataFile("s3a://bucket/root/file.parquet", 1, 1)])
 
 
@@ -382,6 +396,8 @@ def test_a_file_without_a_column_or_with_a_broken_footer_is_named(tmp_path: Path
     pq.write_table(pa.table({"doc_id": ["a"]}), file)
     with pytest.raises(InputError, match=r"a.parquet has no column 'text'; it has \['doc_id'\]"):
         plan([DataFile(str(file), file.stat().st_size, 1)], ("doc_id", "text"), tasks=1)
+    with pytest.raises(InputError, match=r"xxx can't be read \(.*\): score with --read spark"):
+        check_files([DataFile(f"{tmp_path}/{'x' * 300}", 1, 1)])
     file.write_bytes(b"no parquet")
     with pytest.raises(InputError, match=r"a.parquet is cut short or not what its name says"):
         plan([DataFile(str(file), 10, 1)], ("doc_id",), tasks=1)

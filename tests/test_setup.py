@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,17 @@ def test_a_resolution_without_one_of_the_nine_is_refused(home: Path, monkeypatch
     monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.2", "delta": "4.4.0"})
     with pytest.raises(InputError, match=jars.DELTA_JARS[0]):
         jars.resolve_jars()
+
+
+def test_a_resolver_that_finds_no_way_is_one_sentence_with_its_report(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(jars.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, "asked", " in vain"))
+    assert jars.main() == 1
+    assert "Spark could not fetch Delta's jars (io.delta:delta-spark_" in (said := capsys.readouterr().err)
+    assert Path(said.strip().rpartition(" ")[2]).read_text() == "asked in vain"
+    assert jars.find_jars() is None
 
 
 def test_other_versions_keep_all_that_their_resolution_brings(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

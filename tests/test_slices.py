@@ -75,3 +75,8 @@ def test_parquet_is_sliced_by_rows_across_row_groups(tmp_path: Path) -> None:
 def test_an_input_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="hold no row to try"):
         cut_slices(SPARK, [write(tmp_path / "a.jsonl", b"")], [10], tmp_path / "slices")
+
+
+def test_elsewhere_files_that_spark_cannot_read_are_not_sliced(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^s3://b/a\.warc\.gz: slices of \.warc files are cut on this machine only"):
+        cut_slices(SPARK, [InputFile("s3://b/a.warc.gz", "warc", 10, 0)], [10], tmp_path / "slices")

@@ -117,3 +117,11 @@ def test_what_the_first_run_took_longer_is_the_start() -> None:
     terms, first = (trial._terms(config, plan(), runs, Machines(1, 2), cores=2, gpu=0) for runs in (warm, [cold]))
     starts = trial._starts(cold, terms, first)
     assert starts["import"] == pytest.approx(4.0) and starts["embed"] == pytest.approx(0, abs=1e-9)
+
+
+def test_executors_elsewhere_need_a_folder_that_all_of_them_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "default_parallelism", lambda _: 8)
+    monkeypatch.setattr(trial, "is_local_session", lambda _: False)
+    cluster: Any = object()
+    with pytest.raises(InputError, match="--scratch is missing: executors on other machines need a folder that all of them"):
+        trial.estimate(EstimateConfig(tables="/t", documents=("d",), benchmarks=("b",)), spark=cluster, terminal=Terminal())

@@ -49,7 +49,7 @@ class Rule:
         try:
             groups = set(re.compile(self.match or "").groupindex)
         except re.error as error:
-            raise InputError(f"script: match {self.match!r} is no regular expression ({error})") from error
+            raise InputError(f"script: match {self.match!r} is no regular expression ({error}); correct it") from error
         for answer in self.answers:
             for name in _PLACEHOLDER.findall(answer):
                 number = re.fullmatch(r"number:(\d+)-(\d+)", name)

@@ -229,7 +229,7 @@ def _loaded(spec: TransformersSpec, folder: Path, what: str, load_it: Callable[[
         reason = str(error).strip().splitlines()
         if _is_out_of_memory(error):
             raise InputError(
-                f"{spec}: the model doesn't fit into memory; choose a smaller one or half precision"
+                f"{spec}: the model doesn't fit into memory; choose a smaller one, or --precision bfloat16"
             ) from error
         raise InputError(
             f"{spec}: the {what} in {folder} can't be loaded by transformers; check its files: "
