@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout belongs to --json
 }
 _MODEL_URI = re.compile(r"models:/+([^/@:]+)(?:/(\d+)|@([\w-]+))")
 _MODEL_NAME = re.compile(r"[^/:@'\"\s](?:[^/:@'\"]*[^/:@'\"\s])?")
