@@ -294,7 +294,7 @@ def test_a_classifier_that_betr_did_not_register_is_refused(store: str) -> None:
     client.create_model_version("theirs", store)
     with pytest.raises(InputError, match="--classifier models:/theirs/1: models:/theirs/1 has no tag sha256, so betr didn't"):
         stages.given_classifier("models:/theirs/1")
-    with pytest.raises(InputError, match="--classifier gone can't be read .*; give a .safetensors file of betr's"):
+    with pytest.raises(InputError, match=r"--classifier gone can't be read .*; give a \.safetensors file of betr's"):
         stages.given_classifier("gone")
 
 
