@@ -209,9 +209,9 @@ def test_without_a_name_the_files_are_logged_and_nothing_is_registered(store: st
 @pytest.mark.parametrize("uri", ["models:/betr@champion", "models:/betr/7", "models:/other/1", "models:/other@champion"])
 def test_a_version_that_is_not_there_is_told(store: str, tmp_path: Path, uri: str) -> None:
     registered(tmp_path / "c", "first")
-    with pytest.raises(InputError, match="has no such model, version or alias") as told:
+    with pytest.raises(InputError, match="has no such model, version or alias") as raised:
         tracking.resolve(uri)
-    assert str(told.value).startswith(f"{uri}: {store}")
+    assert str(raised.value).startswith(f"{uri}: {store}")
 
 
 def test_a_registry_that_tells_no_tags_in_a_search_is_asked_for_each_version() -> None:
@@ -283,9 +283,9 @@ def test_the_store_that_mlflow_takes_where_nothing_is_said_works(tmp_path: Path,
     ],
 )
 def test_settings_that_mlflow_would_refuse_are_refused_first(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         settings(tmp_path, **changed)
-    assert said in str(told.value)
+    assert said in str(raised.value)
 
 
 def test_a_classifier_that_betr_did_not_register_is_refused(store: str) -> None:
