@@ -12,7 +12,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from bare import pipeline as bare_pipeline
-from betr import pipeline, stages
+from betr import pipeline, stages, tracked
+from betr.run import Outcome
 from betr.tables import CLASSIFIERS
 from curation import tracking
 from curation.errors import InputError, MissingExtraError
@@ -296,6 +297,83 @@ def test_a_classifier_that_betr_did_not_register_is_refused(store: str) -> None:
         stages.given_classifier("models:/theirs/1")
     with pytest.raises(InputError, match=r"--classifier gone can't be read .*; give a \.safetensors file of betr's"):
         stages.given_classifier("gone")
+
+
+# -- a classifier with heads ------------------------------------------------------------------------------------------
+
+
+class FakeRun:
+    """As much of a run of BETR's as MLflow's log looks at: a classifier with heads, no selection, no Spark."""
+
+    def __init__(self, folder: Path, heads: dict[str, str], **changed: Any) -> None:
+        self.config = settings(folder, mlflow="nights", mlflow_model="betr", **changed)
+        self.run_id, self.tables = "run-1", SimpleNamespace(root=str(folder))
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+        self.terminal, self.warn = SimpleNamespace(line=self.lines.append), self.warnings.append
+        files = {"": "for all", **heads}
+        records = {head: self.record(folder, f"{head or 'all'}.safetensors", text) for head, text in files.items()}
+        measures = dict.fromkeys(tracked.RECORDED, 0.5)
+        values = {**records.pop(""), **measures, "encoder_id": "e", "token_counter": "none", "heads": records}
+        self.trained = Outcome("train", "c1", values)
+
+    def record(self, folder: Path, name: str, text: str) -> dict[str, str]:
+        (folder / name).write_text(text)
+        return {"path": name, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+    def now(self, stage: str) -> Outcome | None:
+        return self.trained if stage == "train" else None
+
+    def log(self) -> dict[str, Any]:
+        found = {"selection": None, "classifier": {"heads": {"arc": {"auc": 0.8}}}, "drift": [], "stages": [],
+                 "rejected": {}, "duplicates": 0, "warnings": []}  # fmt: skip
+        with tracked.tracked(self, "train") as this:  # type: ignore[arg-type]
+            return tracked.log(self, this, found)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """(classifier_id, version) as they are written into `classifiers`."""
+    found: list[tuple[str, str]] = []
+    monkeypatch.setattr(stages, "record_version", lambda _, classifier_id, version: found.append((classifier_id, version.uri)))
+    return found
+
+
+def test_a_classifier_and_its_heads_are_one_version_and_other_heads_are_another(
+    store: str, tmp_path: Path, recorded: list[tuple[str, str]]
+) -> None:
+    of_two = {"arc": "one head", "boolq": "another"}
+    runs = [FakeRun(tmp_path, heads) for heads in (of_two, of_two, {}, {"arc": "one head", "boolq": "a third"})]
+    models = [run.log()["mlflow"]["model"] for run in runs[:3]]
+    assert models == ["models:/betr/1", "models:/betr/1", "models:/betr/2"]
+    assert recorded == [("c1", model) for model in models]
+    assert "MLflow: new models:/betr/1, now @challenger" in runs[0].lines
+    assert "MLflow: the same classifier as models:/betr/1, now @challenger" in runs[1].lines
+    found = the_run("nights")
+    assert found.data.metrics["classifier.heads.arc.auc"] == 0.8 and found.data.params["epochs"] == "100"
+    folder = tracking.download(tracking.resolve("models:/betr/1"), tmp_path / "back")
+    texts = {path.name: path.read_text() for path in (folder / "heads").iterdir()}
+    assert texts["arc.safetensors"] == "one head" and set(texts) == {"arc.safetensors", "boolq.safetensors"}
+    assert (folder / stages.REGISTERED_FILE).read_text() == "for all"
+    assert runs[3].log()["mlflow"]["model"] == "models:/betr/3"
+
+
+def test_a_registry_that_fails_after_the_work_leaves_a_warning_and_no_version(
+    store: str, tmp_path: Path, recorded: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient, MlflowException
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise MlflowException("PERMISSION_DENIED: User lacks CREATE MODEL on Schema 'main.betr'. Ask its owner.")
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", refuse)
+    run = FakeRun(tmp_path, {})
+    assert run.log()["mlflow"]["model"] is None and not recorded
+    assert run.warnings == [
+        "everything is written, but MLflow lacks it: PERMISSION_DENIED: User lacks CREATE MODEL on Schema 'main.betr'; "
+        "the same command again logs it"
+    ]
+    assert the_run("nights").info.status == "FINISHED"
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
