@@ -325,7 +325,7 @@ class FakeRun:
         return self.trained if stage == "train" else None
 
     def log(self) -> dict[str, Any]:
-        found = {"selection": None, "classifier": {"heads": {"arc": {"auc": 0.8}}}, "drift": [], "stages": [],
+        found: dict[str, Any] = {"selection": None, "classifier": {"heads": {"arc": {"auc": 0.8}}}, "drift": [], "stages": [],
                  "rejected": {}, "duplicates": 0, "warnings": []}  # fmt: skip
         with tracked.tracked(self, "train") as this:  # type: ignore[arg-type]
             return tracked.log(self, this, found)  # type: ignore[arg-type]
