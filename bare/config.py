@@ -115,6 +115,11 @@ class BareConfig:
     insist_base: bool = option(False, "draft with a model that has a chat template", stages=MAKING)
     insist_instruct: bool = option(False, "refine with a model that has no chat template", stages=MAKING)
     judged: int = option(200, "rows that the judge is asked about", stages="run judge compare")
+    mlflow: str | None = option(
+        None,
+        "log the run in this experiment of MLflow: settings, figures, page, card (where: MLFLOW_TRACKING_URI)",
+        stages="run",
+    )
     arms: tuple[str, ...] = option([], "arms to compare; default: all, and real rows", stages="compare", many=True)
     trial: int = option(32, "drafts of the trial wave", stages="estimate")
     seed: int = option(0, "seed of every hash that stands for chance", stages=MAKING)

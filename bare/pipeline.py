@@ -12,7 +12,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from bare import measuring, publish, show, stages
+from bare import measuring, publish, show, stages, tracked
 from bare.config import BareConfig
 from bare.run import Run, opened
 from bare.tables import DRAFTS, REFINED, VERDICTS
@@ -87,15 +87,16 @@ def run(config: BareConfig, *, spark: SparkSession | None = None, terminal: Term
 
     Raises InputError for bad input (nothing half-written) and TablesBusyError while another run holds the tables.
     """
-    with opened(config, spark, terminal) as this, waits_for_wave(this):
+    with opened(config, spark, terminal) as this, tracked.tracked(this) as mlflow, waits_for_wave(this):
         bare(this)
         show.summarise(this)
         page = publish.page(this)
         if page is not None:
             this.terminal.line(f"the page: {page}")
+        found = tracked.log(this, mlflow, show.report(this))
         if this.interrupted:
             raise KeyboardInterrupt
-        return show.report(this)
+        return found
 
 
 @contextmanager

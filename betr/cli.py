@@ -39,6 +39,7 @@ STAGE_COMMANDS = {
     "cover": "find which task examples chose what, and which have nothing near them",
     "watch": "compare the latest selection with the last one by the same settings",
 }
+TRACKED = ("train", "select", "watch")  # stages that MLflow hears of by themselves, beside `run` and `report`
 VIEWS = (
     "summary", "run", "runs", "selections", "coverage", "drift", "contamination", "near-duplicates", "classifiers",
     "tables", "rejected", "duplicates",
@@ -69,7 +70,10 @@ def build_parser() -> ArgumentParser:
         help="everything that is missing or has changed, from documents to a selection",
     )
     for name, help_ in STAGE_COMMANDS.items():
-        commands.add_subcommand(name, config_parser(RunConfig, name), help=help_)
+        stage = config_parser(RunConfig, name)
+        if name in TRACKED:
+            add_options(stage, RunConfig, "mlflow")
+        commands.add_subcommand(name, stage, help=help_)
 
     commands.add_subcommand(
         "estimate",
@@ -82,6 +86,7 @@ def build_parser() -> ArgumentParser:
 
     report_ = config_parser(RunConfig, "report")
     report_.add_argument("--out", type=str, required=True, help="HTML file to write")
+    add_options(report_, RunConfig, "mlflow")
     commands.add_subcommand("report", report_, help="draw the latest selection's page: one file, for people")
     gaps_ = base_parser(RunConfig)
     gaps_.add_argument("--count", type=int, default=20, help="how many examples")

@@ -12,7 +12,7 @@ from betr.file_scoring import READS
 from betr.filter_rate import LAWS
 from betr.ranking import AGGREGATIONS
 from betr.selection import SelectionConfig, check_mode
-from curation import command
+from curation import command, tracking
 from curation.command import option
 from curation.decontamination import parse_decontamination
 from curation.embedding import EncoderConfig
@@ -108,6 +108,12 @@ class RunConfig:
     )
     import_fasttext: str | None = option(None, "fold this official fastText .bin instead of training", stages="train")
     positive_label: str | None = option(None, "which label of that .bin means 'keep'", stages="train")
+    classifier: str | None = option(
+        None,
+        "take this classifier instead of training: models:/NAME@ALIAS or models:/NAME/VERSION from MLflow's registry, "
+        "or a .safetensors file of betr's",
+        stages="train",
+    )
     classifier_dir: str | None = option(
         None, "folder for the classifiers' files; default: under the tables root", stages="train"
     )
@@ -197,6 +203,17 @@ class RunConfig:
         stages="page report",
         many=True,
     )
+    mlflow: str | None = option(
+        None,
+        "log the run in this experiment of MLflow: settings, figures, page, classifier (where: MLFLOW_TRACKING_URI)",
+        stages="mlflow",
+    )
+    mlflow_model: str | None = option(
+        None, "register the classifier with MLflow as a version of this model (catalog.schema.name)", stages="mlflow"
+    )
+    mlflow_alias: str = option(
+        tracking.CHALLENGER, "alias that leads to that version from then on; none: no alias", stages="mlflow"
+    )
     seed: int = option(0, "seed of every hash that stands for chance", stages="targets sample train select")
 
     def __post_init__(self) -> None:
@@ -210,6 +227,8 @@ class RunConfig:
             raise InputError(f"--heads goes by best ranks, so by --aggregation max; got {self.aggregation!r}")
         if self.heads and self.import_fasttext:
             raise InputError("--heads and --import-fasttext exclude each other: an imported classifier has no heads")
+        self._check_given_classifier()
+        tracking.check_settings(self.mlflow, self.mlflow_model, self.mlflow_alias)
         if self.per_benchmark not in ("equal", "all") and not (
             self.per_benchmark.isdigit() and int(self.per_benchmark) > 0
         ):
@@ -234,6 +253,19 @@ class RunConfig:
         if self.k is not None and self.k < 1:
             raise InputError(f"--k must be at least 1; got {self.k!r}")
         _ = self.sample_request, self.training(1), self.encoding, self.selection
+
+    def _check_given_classifier(self) -> None:
+        if self.classifier is None:
+            return
+        other = next((name for name in ("import_fasttext", "heads") if getattr(self, name)), None)
+        if other is not None:
+            raise InputError(
+                f"--classifier and --{other.replace('_', '-')} exclude each other: what is given is one classifier"
+            )
+        if tracking.is_model_uri(self.classifier):
+            tracking.check_model_uri(self.classifier)
+            if self.mlflow_model is not None:
+                raise InputError(f"--mlflow-model: {self.classifier} is registered already; leave one of the two out")
 
     @property
     def sample_request(self) -> int | float | None:

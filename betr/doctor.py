@@ -46,6 +46,7 @@ EXTRAS = {
     "connect": ("grpc", "grpc_status"),
     "warc": ("fastwarc", "resiliparse", "py3langid"),
     "hub": ("huggingface_hub",),
+    "mlflow": ("mlflow",),
 }
 LITTLE_DISK = 5 * 2**30
 # White space of every kind, labels, text longer than a block of the kernels.

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from betr import diff, export, pages, release, stages
+from betr import diff, export, pages, release, stages, tracked
 from betr.config import RunConfig
 from betr.run import Run
 from betr.show import gaps, report, summarise
@@ -59,21 +59,22 @@ def run(config: RunConfig, *, spark: SparkSession | None = None, terminal: Termi
 
     Raises InputError for bad input (nothing half-written) and TablesBusyError while another run holds the tables.
     """
-    with opened(config, spark, terminal) as this:
+    with opened(config, spark, terminal) as this, tracked.tracked(this) as mlflow:
         betr(this)
         retain(this)
         page = pages.draw(this)
         summarise(this)
-        return checked(this, report(this) | {"page": page})
+        return checked(this, tracked.log(this, mlflow, report(this) | {"page": page}, page=page, draws=True))
 
 
 def run_stage(
     stage: str, config: RunConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None
 ) -> dict[str, Any]:
     """Run one stage by name on what earlier stages left; returns the same object as `run`."""
-    with opened(config, spark, terminal) as this:
+    with opened(config, spark, terminal) as this, tracked.tracked(this, stage) as mlflow:
         STAGES[stage](this)
-        return checked(this, report(this)) if stage == "watch" else report(this)
+        found = tracked.log(this, mlflow, report(this))
+        return checked(this, found) if stage == "watch" else found
 
 
 def retain(run: Run) -> None:
@@ -100,9 +101,11 @@ def draw_page(
     config: RunConfig, out: str, *, spark: SparkSession | None = None, terminal: Terminal | None = None
 ) -> dict[str, Any]:
     """Write the page of the latest selection (`betr report`); returns its figures."""
-    with opened(config, spark, terminal) as this:
+    with opened(config, spark, terminal) as this, tracked.tracked(this, "report") as mlflow:
         stages.cover(this)
-        return pages.write(this, out)
+        found = pages.write(this, out)
+        tracked.log(this, mlflow, report(this), page=out)
+        return found
 
 
 def list_gaps(

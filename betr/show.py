@@ -336,6 +336,7 @@ def _classifiers(tables: Tables) -> list[dict[str, Any]]:
         "bytes_per_token",
         "sha256",
         "path",
+        "registered_as",
     )
     rows = tables.read(CLASSIFIERS).select(*columns).orderBy("classifier_id", "head")
     return [row.asDict() for row in rows.collect()]

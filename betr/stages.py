@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ from betr.tables import (
     SELECTIONS,
 )
 from curation import documents as reading
-from curation import embedding, sampling
+from curation import embedding, sampling, tracking
 from curation.errors import InputError
 from curation.hashing import content_id
 from curation.session import default_parallelism, release, share
@@ -65,6 +66,7 @@ VALIDATION_SHARE = 0.1
 VALIDATION_MOST = 100_000  # the paper sets its threshold on as many (3.5)
 CALIBRATION_DOCUMENTS = 2_000
 BYTES_PER_TOKEN_WITHOUT_TOKENIZER = 4.0
+REGISTERED_FILE = "classifier.safetensors"  # a registered version's classifier for all targets
 CHUNKS_A_CLOCK = 16  # of so many chunks scoring clocks one: under 1% of its time, where clocking all takes up to 10%
 
 
@@ -77,6 +79,7 @@ def check_inputs(run: Run) -> None:
     contamination.named_sources(run)
     _encoder(run)
     classifier_folder(run)
+    _given(run)
     for spec in (CLASSIFIERS, CORPUS_SCORES):
         run.tables.version(spec)  # of another version of betr: refused
     if run.config.selection.heads:
@@ -594,10 +597,13 @@ def train(run: Run) -> Outcome:
     """
     config, tables = run.config, run.tables
     ranked = run.needs("rank")
-    heads = {} if config.import_fasttext else ranked.values.get("heads", {})
+    given = _given(run)
+    heads = {} if config.import_fasttext or given else ranked.values.get("heads", {})
     if config.heads and not heads:
         raise InputError("--heads: the labels are for all targets only: run `betr rank --heads` first")
-    settings = {name: value for name, value in config.settings("train").items() if name != "heads"}
+    settings = {name: value for name, value in config.settings("train").items() if name not in ("heads", "classifier")}
+    if given is not None:
+        settings["classifier"] = given.sha256  # what it is, not where an alias led
     if config.import_fasttext:
         settings["import_fasttext"] = _file_digest(config.import_fasttext)
     labels = {"": ranked.values.get("labels_id", ranked.key)}
@@ -606,6 +612,8 @@ def train(run: Run) -> Outcome:
     key = content_id("train", "heads", made_from) if heads else made_from[""]
     if (earlier := run.result("train", key)) is not None:
         load_heads(run, earlier)  # a file that was lost or altered since is said now, not at three in the morning
+        if given is not None and given.version is not None:
+            record_version(run, key, given.version)
         return run.unchanged(earlier)
     drawn = run.result("sample", ranked["sample"])
     assert drawn is not None
@@ -667,7 +675,10 @@ def _train(
     labelled = labels.join(sample(run, drawn).select("doc_id", "text"), "doc_id")
     held_out = is_held_out(config.seed)
     log = {"documents": 0, "positives": ranked["positives"]}
-    if config.import_fasttext:
+    version = None
+    if (given := _given(run)) is not None:
+        model, origin, version = given.load(), given.origin, given.version
+    elif config.import_fasttext:
         model = classifier.import_fasttext(config.import_fasttext, config.positive_label)
         origin = f"imported from {Path(config.import_fasttext).name}"
     else:
@@ -695,7 +706,58 @@ def _train(
         "token_counter": counter,
         "bytes_per_token": ratio,
         "trained_on": drawn["corpus"],
+        "registered_as": version.uri if version else None,
+        "registry": version.registry if version else None,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenClassifier:
+    """A classifier that is taken as it is: a file, or a version that an alias led to when this run began."""
+
+    sha256: str
+    path: str | None = None
+    version: tracking.Registered | None = None
+
+    @property
+    def origin(self) -> str:
+        return self.version.uri if self.version is not None else f"taken from {Path(str(self.path)).name}"
+
+    def load(self) -> classifier.FoldedClassifier:
+        """Checked against the sha256; a registered one is fetched for it."""
+        if self.version is None:
+            return classifier.load_classifier(str(self.path), self.sha256)
+        with tempfile.TemporaryDirectory(prefix="betr-classifier-") as folder:
+            return classifier.load_classifier(tracking.download(self.version, folder) / REGISTERED_FILE, self.sha256)
+
+
+def _given(run: Run) -> GivenClassifier | None:
+    return run.once("given classifier", lambda: given_classifier(run.config.classifier))
+
+
+def given_classifier(given: str | None) -> GivenClassifier | None:
+    """What --classifier names, if anything: an alias is looked up now, and what it led to is what holds."""
+    if given is None:
+        return None
+    if not tracking.is_model_uri(given):
+        sha256 = _file_digest(given, "--classifier", "a .safetensors file of betr's")
+        return GivenClassifier(sha256, path=absolute(given))
+    version = tracking.resolve(given)
+    if "sha256" not in version.tags:
+        raise InputError(f"--classifier {given}: {version.uri} has no tag sha256, so betr didn't register it")
+    return GivenClassifier(version.tags["sha256"], version=version)
+
+
+def record_version(run: Run, classifier_id: str, version: tracking.Registered) -> None:
+    """Write down as which version of a registered model a classifier, with its heads, is known."""
+    known = {"registered_as": version.uri, "registry": version.registry}
+    mine = run.tables.read(CLASSIFIERS).where(F.col("classifier_id") == classifier_id)
+    rows = [row.asDict() for row in mine.collect()]
+    if all(known.items() <= row.items() for row in rows):
+        return
+    columns = _names(run, CLASSIFIERS)
+    frame = CLASSIFIERS.frame(run.spark, [tuple((row | known)[column] for column in columns) for row in rows])
+    run.tables.replace(CLASSIFIERS, frame, where={"classifier_id": classifier_id}, keys_are_unique=True)
 
 
 def is_held_out(seed: int) -> Column:
@@ -1186,11 +1248,11 @@ def _reasons(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
 
 
-def _file_digest(path: str) -> str:
+def _file_digest(path: str, option: str = "--import-fasttext", wanted: str = "a fastText .bin") -> str:
     import hashlib
 
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"--import-fasttext {path} can't be read ({error.strerror}); give a fastText .bin") from error
+        raise InputError(f"{option} {path} can't be read ({error.strerror}); give {wanted}") from error

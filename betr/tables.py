@@ -25,9 +25,10 @@ CLASSIFIERS = TableSpec(
         "classifier_id string, path string, sha256 string, origin string, labels_id string, "
         "encoder_id string, parameters string, positives bigint, training_documents bigint, "
         "validation_documents bigint, accuracy double, auc double, log_loss double, rank_correlation double, "
-        "token_counter string, bytes_per_token double, trained_on string, head string"
+        "token_counter string, bytes_per_token double, trained_on string, head string, "
+        "registered_as string, registry string"
     ),
-    added=("head",),
+    added=("head", "registered_as", "registry"),
 )
 
 CORPUS_SCORES = TableSpec(

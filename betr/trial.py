@@ -249,6 +249,7 @@ def _observe(
         per_benchmark=str(per_benchmark), chunk_bytes=ONE_CHUNK, wave_rows=max(config.wave_rows, sample, EXAMPLES),
         epochs=1, classifier_dir=None, retrain=False, k=None,
         keep=_share(config), tokens=None, flops=None, carry=None, quota=(), near_duplicates=None, tests=(),
+        classifier=None,
     )  # fmt: skip
     began = time.monotonic()
     with pipeline.opened(trial, spark, Terminal(_nowhere())) as run:
@@ -357,7 +358,7 @@ def _unit(chance: np.random.Generator, rows: int, dimension: int) -> np.ndarray:
 
 def _step_terms(config: EstimateConfig, planned: Run, plan: Plan, root: Path) -> list[Term]:
     """Training by itself, on the driver: on texts of the last slice, as many as the whole run trains on, or 5,000."""
-    if config.import_fasttext:
+    if config.import_fasttext or config.classifier:
         return []
     wanted = max(2, round(2 * plan.positives * (1 - stages.VALIDATION_SHARE)))
     documents = Tables(planned.spark, str(root)).read(DOCUMENTS)
