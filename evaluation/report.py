@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from curation import report
 from curation.progress import clock
 from curation.report import COLOURS, Html, Point, Reference, Section, number, percent
+from evaluation import roi
 from evaluation.compare import Comparison, Gain, Loss, Words, bits, place, points, words
 
 AVERAGE = "average"
@@ -292,3 +293,75 @@ def _terms(found: Comparison) -> Html:
             (AVERAGE.capitalize(), "The mean of the benchmarks' means: each benchmark counts the same."),
         ]
     )
+
+
+# -- cost and return ---------------------------------------------------------------------------------------------------
+
+
+def return_page(found: roi.Return, *, title: str = "What the selection costs and brings back") -> str:
+    """One page for who pays: the gain on the tasks, the running cost, the effect on the business, and what is open."""
+    said = roi.words(found)
+    against = report.bullets(said.against) if said.against else report.paragraph("Nothing that these figures show.")
+    sections = [
+        Section("What it gained on the tasks", _bought(found, said)),
+        Section("What it costs to run", _spent(found, said)),
+        Section("What it is worth", _worth(found, said)),
+        Section("What speaks against it, and what isn't known", [against]),
+    ]
+    return report.page(title, sections, lead=said.gain[0])
+
+
+def _bought(found: roi.Return, said: roi.Words) -> list[Html]:
+    rows = [
+        (
+            g.name, f"{roi.figure(g.gain)} {roi.UNITS[g.unit]}", roi.money(g.cost, found.currency),
+            report.ABSENT if g.each is None else roi.figure(g.each), ", ".join(stage for stage, _ in g.stages),
+        )
+        for g in found.gains
+    ]  # fmt: skip
+    headers = ["gain", "how much", "cost", f"gain for each {found.currency}", "paid by the stages"]
+    blocks = [report.bullets(said.gain), report.table(headers, rows)]
+    if any(g.unit == "bits" for g in found.gains):
+        told = (
+            "Bits a byte say how well a model foresees right answers: fewer are better, and a gain is how many fewer."
+        )
+        blocks.append(report.paragraph(told, kind="quiet"))
+    return blocks
+
+
+def _spent(found: roi.Return, said: roi.Words) -> list[Html]:
+    cards: list[tuple[object, object]] = [("so far", roi.money(found.total, found.currency))]
+    if found.running is not None:
+        cards += [
+            ("selecting once more", roi.money(found.running.once, found.currency)),
+            ("a year", roi.money(found.running.a_year, found.currency)),
+        ]
+    again = dict(found.running.stages) if found.running is not None else {}
+    rows = [
+        (
+            s.stage, s.runs, s.core_hours, s.gpu_hours, s.tokens, roi.money(s.money, found.currency),
+            roi.money(s.cost, found.currency), percent(s.cost / found.total if found.total else None),
+            roi.money(again[s.stage], found.currency) if s.stage in again else report.ABSENT,
+        )
+        for s in found.stages
+    ]  # fmt: skip
+    headers = [
+        "stage", "runs", "core-hours", "GPU-hours", "tokens", "paid beside machines", "cost", "share",
+        "each time again",
+    ]  # fmt: skip
+    chart = report.bar_chart(
+        "Cost by stage", [Point(s.stage, s.cost) for s in found.stages], note=f"in {found.currency}, all runs"
+    )
+    return [report.figures(cards), report.bullets(said.running), report.beside(chart), report.table(headers, rows)]
+
+
+def _worth(found: roi.Return, said: roi.Words) -> list[Html]:
+    if found.effect is None:
+        why = next((r for r in found.reasons if r.startswith("effect on the business: ")), "")
+        return [report.paragraph(f"Not known: {why.partition(': ')[2]}.")]
+    cards = [
+        ("worth in a year", roi.money(found.effect.a_year.value, found.currency)),
+        ("left after the running cost", roi.money(found.effect.net.value, found.currency)),
+        ("years until the first cost is back", found.effect.pays_back),
+    ]
+    return [report.figures(cards), report.bullets(said.effect)]
