@@ -5,13 +5,17 @@ Plain data in (compare.py, roi.py), a self-contained page out; the frame and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from curation import report
 from curation.progress import clock
 from curation.report import COLOURS, Html, Point, Reference, Section, number, percent
 from evaluation import roi
 from evaluation.compare import Comparison, Gain, Loss, Words, bits, place, points, words
+from evaluation.filter_law import FilterLaw, beside
+from evaluation.laws import Laws
+from evaluation.repetition import ASSUMED, repetition
+from evaluation.scaling import Estimate
 
 AVERAGE = "average"
 _VERDICTS = {"better": "better", "worse": "worse", "open": "can't be told apart", "alone": "no verdict"}
@@ -29,8 +33,14 @@ SMALL = (
 )
 
 
-def comparison_page(found: Comparison, *, title: str = "", ours: str | None = None) -> str:
-    """The whole page, the answer first. ours: the arm whose defeats are listed; None: all but the baseline."""
+def comparison_page(
+    found: Comparison, *, title: str = "", ours: str | None = None, laws: Laws | None = None,
+    filter_law: FilterLaw | None = None, reach: Mapping[str, float] | None = None,
+) -> str:  # fmt: skip
+    """The whole page, the answer first. ours: the arm whose defeats are listed; None: all but the baseline.
+
+    laws, filter_law: fitted through the runs, where there are; reach: arm -> unique tokens of its selection.
+    """
     said = words(found, ours=ours)
     sections = [
         Section("In short", _short(found, said)),
@@ -39,6 +49,9 @@ def comparison_page(found: Comparison, *, title: str = "", ours: str | None = No
         *([Section("Each target on each benchmark", _matrix(found))] if found.cells else []),
         Section("Loss by size", _losses(found)),
         *([Section("Right answers", _accuracy(found))] if found.accuracies else []),
+        *([Section("Laws and the compute saved", _laws(laws))] if laws else []),
+        *([Section("How much to keep", _filter_law(filter_law))] if filter_law else []),
+        *([Section("How far the selections reach", _reach(reach))] if reach else []),
         Section("Runs and what they took", _runs(found)),
         Section("What this can't tell", [report.bullets(said.limits), report.bullets(SMALL)]),
         Section("Words", [_terms(found)]),
@@ -273,6 +286,73 @@ def _runs(found: Comparison) -> list[Html]:
     ]  # fmt: skip
     spent = f"{clock(sum(r.seconds for r in found.runs))} and {sum(r.flops for r in found.runs):.2e} FLOPs in all"
     return [report.table(headers, rows, caption=f"All runs of an arm and size; time and FLOPs are their sum: {spent}")]
+
+
+def _laws(found: Laws) -> list[Html]:
+    saved = [
+        (
+            m.arm, m.by, report.interval(m.multiplier.value, m.multiplier.low, m.multiplier.high),
+            m.multiplier.bins or report.ABSENT, m.multiplier.reason or report.ABSENT,
+        )
+        for m in found.multipliers
+    ]  # fmt: skip
+    headers = ["arm", "by", f"times the compute {found.baseline} needs", "bins", "why not, or no interval"]
+    caption = "Compute multiplier: the mean over bins that both arms reach, never extrapolated"
+    rows = [
+        (each.arm, benchmark, each.runs, *(_estimate(getattr(law, name)) for name in ("E", "A", "alpha", "B", "beta")))
+        for each in found.arms
+        for benchmark, law in each.loss.items()
+    ]
+    blocks = [report.table(headers, saved, caption=caption)]
+    if rows:
+        names = ["arm", "benchmark", "runs", "E", "A", "alpha", "B", "beta"]
+        blocks.append(
+            report.table(names, rows, caption="Bits per byte = E + A / N^alpha + B / D^beta, N parameters, D tokens")
+        )
+    missing = [f"{each.arm}: {each.reason}" for each in found.arms if each.reason]
+    return [*blocks, *([report.bullets(missing)] if missing else [])]
+
+
+def _estimate(each: Estimate | None) -> str:
+    return report.ABSENT if each is None else report.interval(each.value, each.low, each.high)
+
+
+def _filter_law(found: FilterLaw) -> list[Html]:
+    if found.reason:
+        return [report.paragraph(f"Not told by these {found.runs} runs: {found.reason}.", kind="note")]
+    rows = [(name, f"{flops:.2e}", _percent(share)) for name, flops, share in beside(found, found.computes)]
+    law = f"{_estimate(found.factor)} x FLOPs^{_estimate(found.exponent)} percent of the tokens"
+    headers = ["law", "FLOPs", "best share to keep, percent"]
+    return [
+        report.paragraph(f"Through {found.runs} runs: {law}."),
+        report.table(headers, rows, caption="Beside the paper's laws"),
+    ]
+
+
+def _percent(share: Estimate | None) -> str:
+    if share is None:
+        return report.ABSENT
+    ends = (None if end is None else 100 * end for end in (share.low, share.high))
+    return _estimate(Estimate(100 * share.value, *ends))
+
+
+def _reach(unique: Mapping[str, float]) -> list[Html]:
+    rows = [
+        (arm, int(tokens), int((r := repetition(tokens)).free), percent(r.worth), int(r.half), int(r.most))
+        for arm, tokens in unique.items()
+    ]
+    headers = [
+        "arm",
+        "unique tokens",
+        "almost free up to",
+        "worth there",
+        "a further one is worth half from",
+        "never worth more than",
+    ]
+    return [
+        report.table(headers, rows, caption="Tokens of training that a selection can serve, read again and again"),
+        report.paragraph(f"By Muennighoff et al. 2023. What is assumed: {'; '.join(ASSUMED)}.", kind="quiet"),
+    ]
 
 
 def _terms(found: Comparison) -> Html:

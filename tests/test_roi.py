@@ -209,7 +209,7 @@ def test_what_was_not_given_is_not_known_and_said() -> None:
     bits = return_on(LEDGER, PRICES, [Gained("x", ("embed",), Estimate(0.05), "bits")], value_per_point=10.0)
     assert bits.effect is None and any("how many right answers that is isn't known" in each for each in bits.reasons)
     for change, text in (
-        ({"times_a_year": -1}, "must be a number of 0 or more; got -1"),
+        ({"times_a_year": -1}, "how often a year it is selected again must be a number of 0 or more; got -1"),
         ({"repeated": {"x": 1.0}}, "running cost: no stage 'x' in the ledger"),
         ({"repeated": {"embed": -1.0}}, "the share of embed must be a number of 0 or more; got -1.0"),
         ({"value_per_point": -5}, "value of a percentage point must be a number of 0 or more; got -5"),
