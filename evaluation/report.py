@@ -112,6 +112,7 @@ def _gains(found: Comparison) -> list[Html]:
                 arms,
                 [benchmarks[j] for j in part],
                 {(i, part.index(j)): p for (i, j), p in cells.items() if j in part},
+                strongest=max(abs(g.gain) for g in mine),
                 note="bits per byte; blue is better, orange is worse",
             )
             for pages in [_pages(len(benchmarks))]

@@ -360,6 +360,9 @@ def test_a_curve_stays_within_the_runs(law: LossLaw) -> None:
     assert walked.flops.min() >= 6 * (n * d).min() * 0.999 and walked.flops.max() <= 6 * (n * d).max() * 1.001
     assert np.all(np.diff(walked.reached) > 0) and walked.replicates is not None and walked.replicates.shape[0] == 300
     other = fit_loss(*(each[:-6] for each in runs()), replicates=100)
+    far = fit_loss(n, d * 1e4, runs()[2], replicates=100)
+    with pytest.raises(InputError, match="the arms share no range of sizes and tokens that were trained"):
+        scaling.common_path(law, far)
     with pytest.raises(InputError, match="must be measured on the same runs"):
         curve([law, other])
     with pytest.raises(InputError, match="a law for each benchmark; got 0 of loss, 0 of accuracy"):
