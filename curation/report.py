@@ -241,7 +241,7 @@ def _is_numeric(cells: Sequence[object]) -> bool:
 # phone. Colours come from the page's style, and every series has a mark or a dash of its own besides.
 
 WIDTH = 440.0
-_LETTER = 6.4  # the mean width of a letter at the charts' size
+_LETTER = 7.0  # the mean width of a letter at the charts' size, in fonts that run wide
 _MARKS = ("circle", "square", "diamond", "triangle", "ring", "cross")
 _CORNERS = {
     "square": ((-3.2, -3.2), (3.2, -3.2), (3.2, 3.2), (-3.2, 3.2)),
@@ -519,11 +519,13 @@ def heat_map(
     cells: Mapping[tuple[int, int], Point],
     *,
     outlined: Iterable[tuple[int, int]] = (),
+    strongest: float | None = None,
     note: str = "",
 ) -> Html:
     """Figures of rows by columns, the stronger coloured the further from 0: above in one colour, below in another.
 
     cells: (row, column) -> figure; one that is absent stays empty. outlined: cells to find at once, such as a diagonal.
+    strongest: the size of figure that is coloured fully, so that maps side by side compare; None: this map's largest.
     """
     if not 1 <= len(columns) <= COLUMNS or not rows:
         raise InputError(
@@ -536,7 +538,7 @@ def heat_map(
     level = all(_width(c) <= wide - 4 for c in columns)
     top = 22.0 if level else min(150.0, max(_width(c) for c in columns)) + 14
     values = [p.value for p in cells.values() if p.value is not None]
-    most = max(map(abs, values), default=0.0) or 1.0
+    most = strongest or max(map(abs, values), default=0.0) or 1.0
     # As many decimals as there is room for, the same in all cells; none fits: colours and hovering alone.
     digits = next((d for d in (3, 2, 1) if all(_width(_rounded(v, d)) <= wide - 4 for v in values)), None)
     parts = []
@@ -553,7 +555,7 @@ def heat_map(
         x, y = left + wide * j, top + tall * i
         if point.value is None:
             continue
-        strength = 0.04 + 0.56 * abs(point.value) / most
+        strength = 0.04 + 0.56 * min(1.0, abs(point.value) / most)
         shown = f"{rows[i]} by {columns[j]}: {interval(point.value, point.low, point.high)}"
         parts.append(
             f'<rect class="c{0 if point.value >= 0 else 1} fill" fill-opacity="{_n(strength)}" x="{_n(x + 1)}" '

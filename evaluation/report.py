@@ -5,12 +5,17 @@ Plain data in (compare.py, roi.py), a self-contained page out; the frame and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from curation import report
 from curation.progress import clock
 from curation.report import COLOURS, Html, Point, Reference, Section, number, percent
+from evaluation import roi
 from evaluation.compare import Comparison, Gain, Loss, Words, bits, place, points, words
+from evaluation.filter_law import FilterLaw, beside
+from evaluation.laws import Laws
+from evaluation.repetition import ASSUMED, repetition
+from evaluation.scaling import Estimate
 
 AVERAGE = "average"
 _VERDICTS = {"better": "better", "worse": "worse", "open": "can't be told apart", "alone": "no verdict"}
@@ -28,8 +33,14 @@ SMALL = (
 )
 
 
-def comparison_page(found: Comparison, *, title: str = "", ours: str | None = None) -> str:
-    """The whole page, the answer first. ours: the arm whose defeats are listed; None: all but the baseline."""
+def comparison_page(
+    found: Comparison, *, title: str = "", ours: str | None = None, laws: Laws | None = None,
+    filter_law: FilterLaw | None = None, reach: Mapping[str, float] | None = None,
+) -> str:  # fmt: skip
+    """The whole page, the answer first. ours: the arm whose defeats are listed; None: all but the baseline.
+
+    laws, filter_law: fitted through the runs, where there are; reach: arm -> unique tokens of its selection.
+    """
     said = words(found, ours=ours)
     sections = [
         Section("In short", _short(found, said)),
@@ -38,6 +49,9 @@ def comparison_page(found: Comparison, *, title: str = "", ours: str | None = No
         *([Section("Each target on each benchmark", _matrix(found))] if found.cells else []),
         Section("Loss by size", _losses(found)),
         *([Section("Right answers", _accuracy(found))] if found.accuracies else []),
+        *([Section("Laws and the compute saved", _laws(laws))] if laws else []),
+        *([Section("How much to keep", _filter_law(filter_law))] if filter_law else []),
+        *([Section("How far the selections reach", _reach(reach))] if reach else []),
         Section("Runs and what they took", _runs(found)),
         Section("What this can't tell", [report.bullets(said.limits), report.bullets(SMALL)]),
         Section("Words", [_terms(found)]),
@@ -98,6 +112,7 @@ def _gains(found: Comparison) -> list[Html]:
                 arms,
                 [benchmarks[j] for j in part],
                 {(i, part.index(j)): p for (i, j), p in cells.items() if j in part},
+                strongest=max(abs(g.gain) for g in mine),
                 note="bits per byte; blue is better, orange is worse",
             )
             for pages in [_pages(len(benchmarks))]
@@ -274,6 +289,73 @@ def _runs(found: Comparison) -> list[Html]:
     return [report.table(headers, rows, caption=f"All runs of an arm and size; time and FLOPs are their sum: {spent}")]
 
 
+def _laws(found: Laws) -> list[Html]:
+    saved = [
+        (
+            m.arm, m.by, report.interval(m.multiplier.value, m.multiplier.low, m.multiplier.high),
+            m.multiplier.bins or report.ABSENT, m.multiplier.reason or report.ABSENT,
+        )
+        for m in found.multipliers
+    ]  # fmt: skip
+    headers = ["arm", "by", f"times the compute {found.baseline} needs", "bins", "why not, or no interval"]
+    caption = "Compute multiplier: the mean over bins that both arms reach, never extrapolated"
+    rows = [
+        (each.arm, benchmark, each.runs, *(_estimate(getattr(law, name)) for name in ("E", "A", "alpha", "B", "beta")))
+        for each in found.arms
+        for benchmark, law in each.loss.items()
+    ]
+    blocks = [report.table(headers, saved, caption=caption)]
+    if rows:
+        names = ["arm", "benchmark", "runs", "E", "A", "alpha", "B", "beta"]
+        blocks.append(
+            report.table(names, rows, caption="Bits per byte = E + A / N^alpha + B / D^beta, N parameters, D tokens")
+        )
+    missing = [f"{each.arm}: {each.reason}" for each in found.arms if each.reason]
+    return [*blocks, *([report.bullets(missing)] if missing else [])]
+
+
+def _estimate(each: Estimate | None) -> str:
+    return report.ABSENT if each is None else report.interval(each.value, each.low, each.high)
+
+
+def _filter_law(found: FilterLaw) -> list[Html]:
+    if found.reason:
+        return [report.paragraph(f"Not told by these {found.runs} runs: {found.reason}.", kind="note")]
+    rows = [(name, f"{flops:.2e}", _percent(share)) for name, flops, share in beside(found, found.computes)]
+    law = f"{_estimate(found.factor)} x FLOPs^{_estimate(found.exponent)} percent of the tokens"
+    headers = ["law", "FLOPs", "best share to keep, percent"]
+    return [
+        report.paragraph(f"Through {found.runs} runs: {law}."),
+        report.table(headers, rows, caption="Beside the paper's laws"),
+    ]
+
+
+def _percent(share: Estimate | None) -> str:
+    if share is None:
+        return report.ABSENT
+    ends = (None if end is None else 100 * end for end in (share.low, share.high))
+    return _estimate(Estimate(100 * share.value, *ends))
+
+
+def _reach(unique: Mapping[str, float]) -> list[Html]:
+    rows = [
+        (arm, int(tokens), int((r := repetition(tokens)).free), percent(r.worth), int(r.half), int(r.most))
+        for arm, tokens in unique.items()
+    ]
+    headers = [
+        "arm",
+        "unique tokens",
+        "almost free up to",
+        "worth there",
+        "a further one is worth half from",
+        "never worth more than",
+    ]
+    return [
+        report.table(headers, rows, caption="Tokens of training that a selection can serve, read again and again"),
+        report.paragraph(f"By Muennighoff et al. 2023. What is assumed: {'; '.join(ASSUMED)}.", kind="quiet"),
+    ]
+
+
 def _terms(found: Comparison) -> Html:
     return report.terms(
         [
@@ -292,3 +374,75 @@ def _terms(found: Comparison) -> Html:
             (AVERAGE.capitalize(), "The mean of the benchmarks' means: each benchmark counts the same."),
         ]
     )
+
+
+# -- cost and return ---------------------------------------------------------------------------------------------------
+
+
+def return_page(found: roi.Return, *, title: str = "What the selection costs and brings back") -> str:
+    """One page for who pays: the gain on the tasks, the running cost, the effect on the business, and what is open."""
+    said = roi.words(found)
+    against = report.bullets(said.against) if said.against else report.paragraph("Nothing that these figures show.")
+    sections = [
+        Section("What it gained on the tasks", _bought(found, said)),
+        Section("What it costs to run", _spent(found, said)),
+        Section("What it is worth", _worth(found, said)),
+        Section("What speaks against it, and what isn't known", [against]),
+    ]
+    return report.page(title, sections, lead=said.gain[0])
+
+
+def _bought(found: roi.Return, said: roi.Words) -> list[Html]:
+    rows = [
+        (
+            g.name, f"{roi.figure(g.gain)} {roi.UNITS[g.unit]}", roi.money(g.cost, found.currency),
+            report.ABSENT if g.each is None else roi.figure(g.each), ", ".join(stage for stage, _ in g.stages),
+        )
+        for g in found.gains
+    ]  # fmt: skip
+    headers = ["gain", "how much", "cost", f"gain for each {found.currency}", "paid by the stages"]
+    blocks = [report.bullets(said.gain), report.table(headers, rows)]
+    if any(g.unit == "bits" for g in found.gains):
+        told = (
+            "Bits a byte say how well a model foresees right answers: fewer are better, and a gain is how many fewer."
+        )
+        blocks.append(report.paragraph(told, kind="quiet"))
+    return blocks
+
+
+def _spent(found: roi.Return, said: roi.Words) -> list[Html]:
+    cards: list[tuple[object, object]] = [("so far", roi.money(found.total, found.currency))]
+    if found.running is not None:
+        cards += [
+            ("selecting once more", roi.money(found.running.once, found.currency)),
+            ("a year", roi.money(found.running.a_year, found.currency)),
+        ]
+    again = dict(found.running.stages) if found.running is not None else {}
+    rows = [
+        (
+            s.stage, s.runs, s.core_hours, s.gpu_hours, s.tokens, roi.money(s.money, found.currency),
+            roi.money(s.cost, found.currency), percent(s.cost / found.total if found.total else None),
+            roi.money(again[s.stage], found.currency) if s.stage in again else report.ABSENT,
+        )
+        for s in found.stages
+    ]  # fmt: skip
+    headers = [
+        "stage", "runs", "core-hours", "GPU-hours", "tokens", "paid beside machines", "cost", "share",
+        "each time again",
+    ]  # fmt: skip
+    chart = report.bar_chart(
+        "Cost by stage", [Point(s.stage, s.cost) for s in found.stages], note=f"in {found.currency}, all runs"
+    )
+    return [report.figures(cards), report.bullets(said.running), report.beside(chart), report.table(headers, rows)]
+
+
+def _worth(found: roi.Return, said: roi.Words) -> list[Html]:
+    if found.effect is None:
+        why = next((r for r in found.reasons if r.startswith("effect on the business: ")), "")
+        return [report.paragraph(f"Not known: {why.partition(': ')[2]}.")]
+    cards = [
+        ("worth in a year", roi.money(found.effect.a_year.value, found.currency)),
+        ("left after the running cost", roi.money(found.effect.net.value, found.currency)),
+        ("years until the first cost is back", found.effect.pays_back),
+    ]
+    return [report.figures(cards), report.bullets(said.effect)]

@@ -346,11 +346,36 @@ class Multiplier:
     reason: str = ""
 
 
-def curve(laws: Sequence[LossLaw], accuracy: Sequence[AccuracyLaw] = (), *, points: int = _POINTS) -> Curve:
-    """An arm's mean over benchmarks along its own runs: accuracy, or without sigmoids loss turned round (-L).
+def common_path(*laws: LossLaw, points: int = _POINTS) -> tuple[Floats, Floats]:
+    """(parameters, tokens) along which arms compare: the line of log N in log C through all runs that lie within the
+    sizes and tokens that every arm has trained, from the cheapest of them to the dearest.
 
-    laws, accuracy: one a benchmark, through the same runs. The line through the runs' (log C, log N) is walked from the
-    cheapest run to the dearest, within the sizes and tokens that were trained: nothing is extrapolated.
+    On one path for both arms a multiplier is that of the selection, not of how its runs split compute into N and D.
+    """
+    least_n, most_n = max(law.parameters.min() for law in laws), min(law.parameters.max() for law in laws)
+    least_d, most_d = max(law.tokens.min() for law in laws), min(law.tokens.max() for law in laws)
+    n, d = (np.concatenate([getattr(law, what) for law in laws]) for what in ("parameters", "tokens"))
+    inside = (n >= least_n) & (n <= most_n) & (d >= least_d) & (d <= most_d)
+    flops = FLOPS_PER_PARAMETER_AND_TOKEN * n[inside] * d[inside]
+    if not len(flops) or np.ptp(np.log(flops)) < 1e-6:
+        raise InputError(
+            "the arms share no range of sizes and tokens that were trained, so that their compute can't be compared"
+        )
+    slope, start = np.polyfit(np.log(flops), np.log(n[inside]), 1)
+    along = np.geomspace(flops.min(), flops.max(), points)
+    sizes = np.clip(np.exp(start + slope * np.log(along)), least_n, most_n)
+    tokens = along / FLOPS_PER_PARAMETER_AND_TOKEN / sizes
+    trained = (tokens >= least_d * (1 - 1e-9)) & (tokens <= most_d * (1 + 1e-9))
+    return sizes[trained], tokens[trained]
+
+
+def curve(
+    laws: Sequence[LossLaw], accuracy: Sequence[AccuracyLaw] = (), *, path: tuple[Floats, Floats] | None = None
+) -> Curve:
+    """An arm's mean over benchmarks along a path: accuracy, or without sigmoids loss turned round (-L).
+
+    laws, accuracy: one a benchmark, through the same runs. path: `common_path` of the arms that are to be compared;
+    None: of this one alone.
     """
     if not laws or len(accuracy) not in (0, len(laws)):
         raise InputError(
@@ -361,15 +386,9 @@ def curve(laws: Sequence[LossLaw], accuracy: Sequence[AccuracyLaw] = (), *, poin
         raise InputError(
             "a curve's benchmarks must be measured on the same runs; fit them again on those that all have"
         )
-    flops = FLOPS_PER_PARAMETER_AND_TOKEN * n * d
-    along = np.geomspace(flops.min(), flops.max(), points)
-    slope, start = np.polyfit(np.log(flops), np.log(n), 1)
-    sizes = np.clip(np.exp(start + slope * np.log(along)), n.min(), n.max())
-    tokens = along / FLOPS_PER_PARAMETER_AND_TOKEN / sizes
-    inside = (tokens >= d.min() * (1 - 1e-9)) & (tokens <= d.max() * (1 + 1e-9))
-    along, sizes, tokens = along[inside], sizes[inside], tokens[inside]
+    sizes, tokens = common_path(laws[0]) if path is None else path
     few = min([len(law.replicates) for law in laws] + [len(law.replicates) for law in accuracy])
-    point, many = np.zeros(len(along)), np.zeros((few, len(along)))
+    point, many = np.zeros(len(sizes)), np.zeros((few, len(sizes)))
     for k, law in enumerate(laws):
         bits, drawn = law.loss(sizes, tokens), law.replicated(sizes, tokens)[:few]
         if accuracy:
@@ -377,7 +396,7 @@ def curve(laws: Sequence[LossLaw], accuracy: Sequence[AccuracyLaw] = (), *, poin
             many += accuracies(accuracy[k].replicates[:few], drawn)
         else:
             point, many = point - bits, many - drawn
-    return Curve(along, point / len(laws), many / len(laws))
+    return Curve(FLOPS_PER_PARAMETER_AND_TOKEN * sizes * tokens, point / len(laws), many / len(laws))
 
 
 def compute_multiplier(baseline: Curve, method: Curve, *, bins: int = BINS, level: float = LEVEL) -> Multiplier:

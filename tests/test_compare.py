@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from numbers import Real
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from curation.errors import InputError
+from curation.errors import InputError, MissingExtraError
 from curation.report import number, percent
 from evaluation import compare as comparing
 from evaluation.compare import Comparison, Gain, as_json, chance_of, compare, turned, words
@@ -155,6 +156,12 @@ def test_more_comparisons_widen_the_joint_interval_and_not_the_single_one() -> N
     assert all_.joint_high[0] > one.joint_high[0] and all_.joint_low[0] < one.joint_low[0]
 
 
+def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+    with pytest.raises(MissingExtraError, match="comparing arms needs the extra 'evaluation', which isn't installed"):
+        compare(*tables({"betr": 0.2}, sizes=["large"], examples=5), replicates=100)
+
+
 # -- verdicts ----------------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +296,7 @@ def edited(column: str, value: Any, at: int = -1) -> tuple[pd.DataFrame, pd.Data
     [
         ("tokens", 3_000_000, r"unequal tokens \(betr 2,000,000 to 3,000,000, random 2,000,000\).*train all on as many"),
         ("parameters", 5, "models of size large have unequal parameters"),
-        ("tokenizer_id", "u", "tokenizer_id t and u: models that read other tokens they don't compare"),
+        ("tokenizer_id", "u", "proxy_runs: runs with tokenizer_id t and u: models that read other tokens they don't compare"),
         ("held_out_id", "g", "held_out_id g and h: measured on other examples they don't compare"),
         ("arm_id", "other", "the arm betr stands for 2 selections; choose one arm_id"),
         ("seed", 1, "betr, large, seed 1 is there twice"),

@@ -256,6 +256,8 @@ def test_a_heat_map_colours_by_sign_and_strength_and_leaves_empty_what_is_absent
     assert len(list(root.iter(SVG + "rect"))) == 4  # three figures and an outline
     assert "a by x: 0.400 [0.300, 0.500]" in "".join(root.itertext())
     assert [e.text for e in root.iter(SVG + "text") if e.text in ("0.400", "−0.200", "0.000")] == ["0.400", "−0.200", "0.000"]
+    half = svg_of(report.heat_map("t", ["a"], ["x"], {(0, 0): Point("", 0.4)}, strongest=0.8))
+    assert [float(e.attrib["fill-opacity"]) for e in half.iter(SVG + "rect")] == [0.32]
     narrow = svg_of(report.heat_map("t", ["a"], [f"benchmark {i}" for i in range(14)], {(0, i): Point("", 0.1234) for i in range(14)}))
     assert {e.text for e in narrow.iter(SVG + "text") if e.text and e.text[0] == "0"} == {"0.1"}
     assert sum("rotate" in e.attrib.get("transform", "") for e in narrow.iter(SVG + "text")) == 14

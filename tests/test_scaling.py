@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import optimize
 
@@ -14,6 +16,7 @@ from curation.errors import InputError
 from evaluation import fitting, repetition, scaling
 from evaluation.filter_law import beside, fit_filter_law
 from evaluation.fitting import Floats
+from evaluation.laws import Laws, as_json, fit_arms
 from evaluation.repetition import R_STAR, effective_tokens, tokens_worth, worth_of_next
 from evaluation.scaling import (
     AccuracyLaw,
@@ -342,7 +345,7 @@ def test_a_known_multiplier_is_within_its_interval_through_both_fits() -> None:
             0, 0.005, len(n)
         )
         law, sigmoid = fit_loss(n, d, loss, replicates=200), fit_accuracy(loss, noisy, chance=0.25, replicates=200)
-        curves.append((curve([law], [sigmoid]), curve([law])))
+        curves.append((curve([law], [sigmoid]), curve([law])))  # both arms' runs are alike, and so are their paths
     for k in (0, 1):
         found = compute_multiplier(curves[0][k], curves[1][k])
         assert found.value is not None and found.low is not None and found.high is not None
@@ -357,6 +360,9 @@ def test_a_curve_stays_within_the_runs(law: LossLaw) -> None:
     assert walked.flops.min() >= 6 * (n * d).min() * 0.999 and walked.flops.max() <= 6 * (n * d).max() * 1.001
     assert np.all(np.diff(walked.reached) > 0) and walked.replicates is not None and walked.replicates.shape[0] == 300
     other = fit_loss(*(each[:-6] for each in runs()), replicates=100)
+    far = fit_loss(n, d * 1e4, runs()[2], replicates=100)
+    with pytest.raises(InputError, match="the arms share no range of sizes and tokens that were trained"):
+        scaling.common_path(law, far)
     with pytest.raises(InputError, match="must be measured on the same runs"):
         curve([law, other])
     with pytest.raises(InputError, match="a law for each benchmark; got 0 of loss, 0 of accuracy"):
@@ -440,7 +446,7 @@ def test_a_best_rate_that_was_not_tried_is_no_law_but_a_reason() -> None:
     )
     for flops, keep, loss, said in (
         ([1, 1, 1, 1, 1], [0.1, 0.2, 0.3, 0.4, 0.5], [1] * 5, "at least 3 shares kept at each of 2 computes.*got 5 runs at 1 computes"),
-        ([1, 1, 1], [0.1, 0.2, 2], [1] * 3, r"shares in \(0, 1\]"),
+        ([1, 1, 1], [0.1, 0.2, 2], [1] * 3, "the filter law needs computes above 0, shares in"),
         ([1, 1], [0.1, 0.2, 2], [1] * 3, r"compute, share and loss of each run; got \(2,\), \(3,\), \(3,\)"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=said):
@@ -482,10 +488,72 @@ def test_repetition_needs_numbers() -> None:
         (lambda: effective_tokens(0, 1), "unique tokens must be a number above 0; got 0"),
         (lambda: effective_tokens(1, -1), "trained on must be a number of at least 0; got -1"),
         (lambda: worth_of_next(1, 1, r_star=0), r"R\* must be a number above 0; got 0"),
-        (lambda: repetition.repetition(1, epochs=0.5), "must be at least 1; got 0.5"),
+        (lambda: repetition.repetition(1, epochs=0.5), "the epochs that count as free must be at least 1; got 0.5"),
     ):
         with pytest.raises(InputError, match=said):
             call()  # type: ignore[no-untyped-call]
+
+
+# -- from the tables ---------------------------------------------------------------------------------------------------
+
+
+def measured(times: dict[str, float], *, sizes: int = 7) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """PROXY_RUNS and EVALUATIONS of arms that are worth so many times the compute, on two benchmarks."""
+    table, rows = [], []
+    for k, (arm, worth) in enumerate(times.items()):
+        n, d, loss = runs(0.002, times=worth, seed=k)
+        for i in range(6 * sizes):
+            table.append({"proxy_id": f"{arm}{i}", "arm": arm, "parameters": n[i], "tokens": d[i], "seed": 0, "status": "finished"})
+            right = scaling.accuracies(np.array([[0.25, 4.0, 1.6]]), loss[None])[0, i]
+            for b, times_b in (("x", 1.0), ("y", 1.5)):
+                rows += [{"proxy_id": f"{arm}{i}", "phase": "pretrained", "benchmark": b, "bits_per_byte": loss[i] * times_b,
+                          "correct": None if b == "y" else k < right * 100} for k in range(100 if b == "x" else 1)]  # fmt: skip
+        table.append({"proxy_id": f"{arm} broken", "arm": arm, "parameters": 5.0, "tokens": 5.0, "seed": 0, "status": "diverged"})
+    return pd.DataFrame(table), pd.DataFrame(rows)
+
+
+def test_laws_and_multipliers_come_from_the_tables_or_say_why_not() -> None:
+    table, rows = measured({"random": 1.0, "betr": 2.0})
+    found = fit_arms(table, rows, baseline="random", chance={"x": 0.25}, replicates=150)
+    [both] = found.multipliers
+    assert (both.arm, both.over, both.by) == ("betr", "random", "loss")  # one benchmark has no right answers
+    assert both.multiplier.value == pytest.approx(2.0, rel=0.2) and both.multiplier.low is not None and both.multiplier.high is not None
+    assert both.multiplier.low <= 2.0 <= both.multiplier.high
+    assert {arm.arm: (arm.runs, sorted(arm.loss), sorted(arm.accuracy)) for arm in found.arms} == dict.fromkeys(("betr", "random"), (42, ["x", "y"], ["x"]))
+    one = fit_arms(table, rows[rows["benchmark"] == "x"], baseline="random", chance={"x": 0.25}, replicates=150).multipliers[0]
+    assert one.by == "accuracy" and one.multiplier.value == pytest.approx(2.0, rel=0.25)
+    read = json.loads(json.dumps(as_json(found)))
+    assert read["multipliers"][0]["multiplier"]["value"] == both.multiplier.value and read["arms"][0]["loss"]["x"]["E"]["low"]
+    smaller = table[~((table["arm"] == "betr") & (table["parameters"] > 1.1e7))]
+    unlike = fit_arms(smaller, rows, baseline="random", replicates=150).multipliers[0].multiplier
+    assert unlike.value == pytest.approx(2.0, rel=0.2)  # other runs, and yet the same selection
+    few = table[~((table["arm"] == "betr") & (table["parameters"] > 9e6))]
+    [none] = fit_arms(few, rows, baseline="random", replicates=100).multipliers
+    assert none.multiplier.value is None and "betr: the law can't be fitted: it needs at least 3 sizes of model" in none.multiplier.reason
+    [unmeasured] = fit_arms(table, rows[rows["proxy_id"].str.startswith("random")], baseline="random", replicates=100).multipliers
+    assert unmeasured.multiplier.reason == "betr: none of its runs was measured"
+    with pytest.raises(InputError, match="the baseline 'nobody' has no finished run; train it or choose another"):
+        fit_arms(table, rows, baseline="nobody")
+    apart = table.assign(tokens=table["tokens"].where(table["arm"] == "random", table["tokens"] * 1e4))
+    [nothing] = fit_arms(apart, rows, baseline="random", replicates=100).multipliers
+    assert nothing.multiplier.reason == "the arms share no range of sizes and tokens that were trained, so that their compute can't be compared"
+    other = rows.replace({"benchmark": {"x": "z"}})[lambda f: f["proxy_id"].str.startswith("betr")]
+    mixed = pd.concat([rows[rows["proxy_id"].str.startswith("random") & (rows["benchmark"] == "x")], other])
+    assert fit_arms(table, mixed, baseline="random", replicates=100).multipliers[0].multiplier.reason == "no benchmark is measured in both arms"
+    page = comparison_page_of(found)
+    assert "Laws and the compute saved" in page and "How much to keep" in page and "How far the selections reach" in page
+
+
+def comparison_page_of(laws: Laws) -> str:
+    from evaluation.compare import compare
+    from evaluation.report import comparison_page
+    from tests.test_compare import tables
+
+    own = fit_filter_law(*filtered(0.25, 0.08), replicates=100)
+    beyond = fit_filter_law(*filtered(0.0, 0.001), replicates=100)
+    found = compare(*tables({"betr": 0.2}, sizes=["large"], examples=10), replicates=100)
+    assert "Not told by these 16 runs: at every compute" in comparison_page(found, filter_law=beyond)
+    return comparison_page(found, laws=laws, filter_law=own, reach={"betr": 1e6})
 
 
 def test_an_accuracy_law_and_a_loss_law_are_what_a_curve_is_made_of(law: LossLaw) -> None:
