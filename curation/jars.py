@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,6 +26,7 @@ SCALA = "2.13"
 IN_SPARK = (
     "org.apache.*:*",
     "org.slf4j:*",
+    "org.antlr:*",
     "org.xerial.snappy:*",
     "org.locationtech.jts:*",
     "com.fasterxml.*:*",
@@ -36,24 +38,82 @@ IN_SPARK = (
 )
 
 
-def _committed_hashes() -> dict[str, str]:
-    lines = files("curation").joinpath("delta-jars.sha256").read_text(encoding="utf-8").splitlines()
-    return {name: sha256 for sha256, name in (line.split() for line in lines)}
+SPARKS = ("4.0", "4.1", "4.2")
+# The first and the last of them that a Delta is built for.
+BUILT_FOR = {
+    "4.0": ("4.0", "4.0"),
+    "4.1": ("4.0", "4.1"),
+    "4.2": ("4.0", "4.1"),
+    "4.3": ("4.0", "4.1"),
+    "4.4": ("4.0", "4.2"),
+}
+
+
+@cache
+def committed_jars() -> dict[tuple[str, str], dict[str, str]]:
+    """(Spark, Delta) -> file name -> sha256, of every pair that `make compat` runs: what delta-jars.sha256 says.
+
+    A Delta has one jar for each Spark that was tried, and others for all of them.
+    """
+    deltas: dict[str, dict[str, str]] = {}
+    for line in files("curation").joinpath("delta-jars.sha256").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# Delta "):
+            jars = deltas.setdefault(line.removeprefix("# Delta "), {})
+        else:
+            sha256, name = line.split()
+            jars[name] = sha256
+    return {
+        (spark, delta): {name: sha256 for name, sha256 in jars.items() if not name.startswith("delta-spark_")}
+        | {own: jars[own]}
+        for delta, jars in deltas.items()
+        for spark in SPARKS
+        if _is_built_for(spark, delta) and (own := f"{_artifact(spark, delta)}-{delta}.jar") in jars
+    }
+
+
+def mismatch() -> str:
+    """Why the installed Delta can't work with the installed Spark, and what to do; empty where it can, or may.
+
+    pip doesn't see to it: older Deltas name no last Spark.
+    """
+    try:
+        spark, delta = _versions()["spark"], _versions()["delta"]
+    except PackageNotFoundError:  # a platform may bring Delta without its Python package
+        return ""
+    if _is_built_for(spark, delta):
+        return ""
+    first, last = BUILT_FOR[_minor(delta)]
+    fitting = [each for its_spark, each in committed_jars() if its_spark == spark]
+    remedy = f"delta-spark=={fitting[-1]}" if fitting else f"pyspark=={last}.*"
+    built = f"Spark {first}" if first == last else f"Spark {first} to {last}"
+    return f"delta-spark {delta} is built for {built}, and pyspark is {version('pyspark')}: pip install '{remedy}'"
+
+
+def _is_built_for(spark: str, delta: str) -> bool:
+    first, last = BUILT_FOR.get(_minor(delta), (spark, spark))  # of a newer Delta we know nothing
+    return _order(first) <= _order(spark) <= _order(last)
+
+
+def _minor(whole: str) -> str:
+    return ".".join(whole.split(".")[:2])
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _versions() -> dict[str, str]:
-    return {"spark": ".".join(version("pyspark").split(".")[:2]), "delta": version("delta-spark")}
+    return {"spark": _minor(version("pyspark")), "delta": version("delta-spark")}
 
 
 def _package() -> str:
     versions = _versions()
+    return f"io.delta:{_artifact(versions['spark'], versions['delta'])}:{versions['delta']}"
+
+
+def _artifact(spark: str, delta: str) -> str:
     # Before 4.1, Delta's artifact named no Spark version.
-    spark = f"_{versions['spark']}" if int(versions["delta"].split(".")[1]) >= 1 else ""
-    return f"io.delta:delta-spark{spark}_{SCALA}:{versions['delta']}"
-
-
-DELTA_JARS = tuple(_committed_hashes())
-"""File names of the nine jars that the locked Spark and Delta need, 14 MB."""
+    return f"delta-spark_{spark}_{SCALA}" if _order(delta) >= (4, 1) else f"delta-spark_{SCALA}"
 
 
 def home_folder() -> Path:
@@ -85,9 +145,11 @@ def find_jars() -> list[Path] | None:
 def resolve_jars(target: Path | None = None) -> list[Path]:
     """Fetch the jars into `target` (default: `jars_folder()`) through Spark's own resolver, which honours its settings.
 
-    The jars of the locked versions must have the hashes of delta-jars.sha256. Raises InputError, with nothing left in
-    `target` that `find_jars` would take for whole, when the resolver finds no way or a hash differs.
+    The jars of the pairs in delta-jars.sha256 must have its hashes. Raises InputError, with nothing left in `target`
+    that `find_jars` would take for whole, when Delta isn't for this Spark, the resolver finds no way or a hash differs.
     """
+    if wrong := mismatch():
+        raise InputError(wrong)
     target = target or jars_folder()
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -135,9 +197,10 @@ def _resolve(ivy: Path) -> dict[str, Path]:
 
 
 def _check_hashes(found: dict[str, Path]) -> None:
-    expected = _committed_hashes()
-    if f"delta-spark_{_versions()['spark']}_{SCALA}-{_versions()['delta']}.jar" not in expected:
-        return  # Not the locked pair: the resolver's own checksums have to do.
+    versions = _versions()
+    expected = committed_jars().get((versions["spark"], versions["delta"]))
+    if expected is None:
+        return  # A pair that nobody has tried here: the resolver's own checksums have to do.
     if missing := sorted(expected.keys() - found.keys()):
         raise InputError(f"Delta's jars are incomplete: the resolver brought no {', '.join(missing)}; run it again")
     for name in sorted(found.keys() - expected.keys()):
