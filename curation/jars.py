@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,12 +40,13 @@ IN_SPARK = (
 
 
 SPARKS = ("4.0", "4.1", "4.2")
-# The first and the last of them that a Delta is built for.
+# The first and the last Spark that a Delta is built for. Spark 4.1.4 lacks a class that Delta 4.1.0 needs; those up to
+# 4.3 say themselves that 4.1.1 is their last.
 BUILT_FOR = {
     "4.0": ("4.0", "4.0"),
-    "4.1": ("4.0", "4.1"),
-    "4.2": ("4.0", "4.1"),
-    "4.3": ("4.0", "4.1"),
+    "4.1": ("4.0", "4.1.1"),
+    "4.2": ("4.0", "4.1.1"),
+    "4.3": ("4.0", "4.1.1"),
     "4.4": ("4.0", "4.2"),
 }
 
@@ -77,29 +79,29 @@ def mismatch() -> str:
     pip doesn't see to it: older Deltas name no last Spark.
     """
     try:
-        spark, delta = _versions()["spark"], _versions()["delta"]
+        spark, delta = version("pyspark"), version("delta-spark")
     except PackageNotFoundError:  # a platform may bring Delta without its Python package
         return ""
     if _is_built_for(spark, delta):
         return ""
     first, last = BUILT_FOR[_minor(delta)]
-    fitting = [each for its_spark, each in committed_jars() if its_spark == spark]
-    remedy = f"delta-spark=={fitting[-1]}" if fitting else f"pyspark=={last}.*"
+    tried = [its_delta for its_spark, its_delta in committed_jars() if its_spark == _minor(spark)]
+    remedy = f"delta-spark=={tried[-1]}" if tried else f"pyspark=={last}.*"
     built = f"Spark {first}" if first == last else f"Spark {first} to {last}"
-    return f"delta-spark {delta} is built for {built}, and pyspark is {version('pyspark')}: pip install '{remedy}'"
+    return f"delta-spark {delta} is built for {built}, and pyspark is {spark}: pip install '{remedy}'"
 
 
 def _is_built_for(spark: str, delta: str) -> bool:
-    first, last = BUILT_FOR.get(_minor(delta), (spark, spark))  # of a newer Delta we know nothing
-    return _order(first) <= _order(spark) <= _order(last)
+    first, last = map(_order, BUILT_FOR.get(_minor(delta), (spark, spark)))  # of a newer Delta we know nothing
+    return first <= _order(spark) and _order(spark)[: len(last)] <= last
 
 
 def _minor(whole: str) -> str:
     return ".".join(whole.split(".")[:2])
 
 
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
+def _order(whole: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", whole)[:3])
 
 
 def _versions() -> dict[str, str]:

@@ -127,7 +127,7 @@ def test_nine_jars_are_named_for_the_locked_spark_and_delta() -> None:
 def test_each_pair_that_is_tried_has_the_jars_of_its_spark_and_delta(
     spark: str, delta: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jars, "_versions", lambda: {"spark": spark, "delta": delta})
+    monkeypatch.setattr(jars, "version", {"pyspark": f"{spark}.1", "delta-spark": delta}.__getitem__)
     assert jars._package().replace("io.delta:", "").replace(":", "-") + ".jar" in jars.committed_jars()[spark, delta]
     assert jars.mismatch() == ""
 
@@ -172,16 +172,18 @@ def test_a_pair_that_nobody_has_tried_keeps_all_that_its_resolution_brings(
 @pytest.mark.parametrize(
     ("spark", "delta", "said"),
     [
-        ("4.2", "4.0.1", r"delta-spark 4.0.1 is built for Spark 4.0, .*: pip install 'delta-spark==4.4.0'"),
-        ("4.2", "4.3.1", r"delta-spark 4.3.1 is built for Spark 4.0 to 4.1, .*: pip install 'delta-spark==4.4.0'"),
-        ("4.3", "4.4.0", r"delta-spark 4.4.0 is built for Spark 4.0 to 4.2, .*: pip install 'pyspark==4.2.\*'"),
+        ("4.2.0", "4.0.1", r"delta-spark 4.0.1 is built for Spark 4.0, .*: pip install 'delta-spark==4.4.0'"),
+        ("4.1.0", "4.0.1", r"delta-spark 4.0.1 is built for Spark 4.0, .*: pip install 'delta-spark==4.4.0'"),
+        ("4.1.4", "4.1.0", r"delta-spark 4.1.0 is built for Spark 4.0 to 4.1.1, .*: pip install 'delta-spark==4.4.0'"),
+        ("4.2.0", "4.3.1", r"delta-spark 4.3.1 is built for Spark 4.0 to 4.1.1, .*: pip install 'delta-spark==4.4.0'"),
+        ("4.3.0", "4.4.0", r"delta-spark 4.4.0 is built for Spark 4.0 to 4.2, .*: pip install 'pyspark==4.2.\*'"),
     ],
 )
 def test_a_delta_that_is_not_built_for_this_spark_is_refused_before_anything_is_fetched(
     spark: str, delta: str, said: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jars, "_resolve", lambda _: pytest.fail("something was fetched"))
-    monkeypatch.setattr(jars, "_versions", lambda: {"spark": spark, "delta": delta})
+    monkeypatch.setattr(jars, "version", {"pyspark": spark, "delta-spark": delta}.__getitem__)
     with pytest.raises(InputError, match=said):
         jars.resolve_jars()
     assert not home.exists()
