@@ -73,22 +73,22 @@ def committed_jars() -> dict[tuple[str, str], dict[str, str]]:
     }
 
 
-def mismatch() -> str:
-    """Why the installed Delta can't work with the installed Spark, and what to do; empty where it can, or may.
-
-    pip doesn't see to it: older Deltas name no last Spark.
-    """
+def delta_fits() -> bool:
+    """Whether the installed Delta is built for the installed Spark, as far as we know: pip doesn't always see to it."""
     try:
-        spark, delta = version("pyspark"), version("delta-spark")
+        return _is_built_for(version("pyspark"), version("delta-spark"))
     except PackageNotFoundError:  # a platform may bring Delta without its Python package
-        return ""
-    if _is_built_for(spark, delta):
-        return ""
+        return True
+
+
+def misfit() -> str:
+    """Why the installed Delta doesn't fit, and what to do."""
+    spark, delta = version("pyspark"), version("delta-spark")
     first, last = BUILT_FOR[_minor(delta)]
     tried = [its_delta for its_spark, its_delta in committed_jars() if its_spark == _minor(spark)]
     remedy = f"delta-spark=={tried[-1]}" if tried else f"pyspark=={last}.*"
     built = f"Spark {first}" if first == last else f"Spark {first} to {last}"
-    return f"delta-spark {delta} is built for {built}, and pyspark is {spark}: pip install '{remedy}'"
+    return f"delta-spark {delta} is built for {built}, and the pyspark here is {spark}: pip install '{remedy}'"
 
 
 def _is_built_for(spark: str, delta: str) -> bool:
@@ -150,8 +150,8 @@ def resolve_jars(target: Path | None = None) -> list[Path]:
     The jars of the pairs in delta-jars.sha256 must have its hashes. Raises InputError, with nothing left in `target`
     that `find_jars` would take for whole, when Delta isn't for this Spark, the resolver finds no way or a hash differs.
     """
-    if wrong := mismatch():
-        raise InputError(wrong)
+    if not delta_fits():
+        raise InputError(misfit())
     target = target or jars_folder()
     try:
         target.mkdir(parents=True, exist_ok=True)

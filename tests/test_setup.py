@@ -129,7 +129,7 @@ def test_each_pair_that_is_tried_has_the_jars_of_its_spark_and_delta(
 ) -> None:
     monkeypatch.setattr(jars, "version", {"pyspark": f"{spark}.1", "delta-spark": delta}.__getitem__)
     assert jars._package().replace("io.delta:", "").replace(":", "-") + ".jar" in jars.committed_jars()[spark, delta]
-    assert jars.mismatch() == ""
+    assert jars.delta_fits()
 
 
 def test_a_jar_with_another_hash_is_refused_and_nothing_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,11 +172,11 @@ def test_a_pair_that_nobody_has_tried_keeps_all_that_its_resolution_brings(
 @pytest.mark.parametrize(
     ("spark", "delta", "said"),
     [
-        ("4.2.0", "4.0.1", r"delta-spark 4.0.1 is built for Spark 4.0, .*: pip install 'delta-spark==4.4.0'"),
-        ("4.1.0", "4.0.1", r"delta-spark 4.0.1 is built for Spark 4.0, .*: pip install 'delta-spark==4.4.0'"),
-        ("4.1.4", "4.1.0", r"delta-spark 4.1.0 is built for Spark 4.0 to 4.1.1, .*: pip install 'delta-spark==4.4.0'"),
-        ("4.2.0", "4.3.1", r"delta-spark 4.3.1 is built for Spark 4.0 to 4.1.1, .*: pip install 'delta-spark==4.4.0'"),
-        ("4.3.0", "4.4.0", r"delta-spark 4.4.0 is built for Spark 4.0 to 4.2, .*: pip install 'pyspark==4.2.\*'"),
+        ("4.2.0", "4.0.1", r"delta-spark 4.0.1 is built for Spark 4.0, and the pyspark here is 4.2.0: pip install 'delta-spark==4.4.0'"),
+        ("4.1.0", "4.0.1", r"delta-spark 4.0.1 is built for Spark 4.0, and the pyspark here is 4.1.0: pip install 'delta-spark==4.4.0'"),
+        ("4.1.4", "4.1.0", r"delta-spark 4.1.0 is built for Spark 4.0 to 4.1.1, and the pyspark here is 4.1.4: pip install 'delta-spark==4.4.0'"),
+        ("4.2.0", "4.3.1", r"delta-spark 4.3.1 is built for Spark 4.0 to 4.1.1, and the pyspark here is 4.2.0: pip install 'delta-spark==4.4.0'"),
+        ("4.3.0", "4.4.0", r"delta-spark 4.4.0 is built for Spark 4.0 to 4.2, and the pyspark here is 4.3.0: pip install 'pyspark==4.2.\*'"),
     ],
 )
 def test_a_delta_that_is_not_built_for_this_spark_is_refused_before_anything_is_fetched(
