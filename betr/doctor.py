@@ -34,7 +34,7 @@ from betr.kernel import available_kernels, kernel_in_use
 from curation.class_archive import archive_file
 from curation.embedding import fast_precision
 from curation.errors import ChecksFailedError, InputError, explain
-from curation.jars import find_jars, home_folder
+from curation.jars import delta_fits, find_jars, home_folder, misfit
 from curation.progress import Terminal
 from curation.session import default_parallelism, is_connect, is_local_session
 from curation.tables import Tables, TableSpec, is_local
@@ -141,6 +141,9 @@ def _java() -> Finding:
 
 
 def _jars() -> Finding:
+    if not delta_fits() and not os.environ.get("SPARK_REMOTE"):
+        said, _, remedy = misfit().partition(": ")
+        return Finding(FAILED, said, remedy)
     jars = find_jars()
     if not jars:
         return Finding(WARNING, "not here yet", "the first session fetches them; `make setup` does so before")

@@ -22,12 +22,12 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from betr.scoring import Scorer, TokenCounter, score_batches, scored_schema
 from curation.clock import StageClock, timed, timed_schema
 from curation.errors import InputError
+from curation.frames import arrow_schema
 from curation.session import Shared, is_local_session
 from curation.tables import Tables, TableSpec, is_local
 
@@ -178,7 +178,7 @@ def score_files(
     is_timed, result = clock is not None, scored_schema(schema, keep, heads)
     if is_timed:
         result = timed_schema(result)
-    arrow = to_arrow_schema(StructType([schema[name] for name in ("doc_id", *keep, "text")]))
+    arrow = arrow_schema(StructType([schema[name] for name in ("doc_id", *keep, "text")]))
 
     def score(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         work = partial(score_batches, classifier=classifier, tokens=tokens, keep=keep, heads=heads)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import yaml
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import (
     ArrayType,
     BooleanType,
@@ -39,7 +39,7 @@ from pyspark.sql.types import (
 from curation.command import option
 from curation.errors import InputError, input_errors
 from curation.files import write_whole
-from curation.frames import driver_rows
+from curation.frames import arrow_schema, driver_rows
 from curation.hashing import content_id
 from curation.progress import Terminal, clock
 from curation.sampling import hash_fraction
@@ -375,7 +375,7 @@ def _as_written(records: DataFrame) -> tuple[DataFrame, Columns]:
     if "bytes" not in records.columns:
         lean = lean.withColumn("bytes", F.octet_length("text"))
     flat = StructType([StructField(e.name, StringType()) if e.name in as_text else e for e in kept])
-    return lean, Columns(to_arrow_schema(flat), nested)
+    return lean, Columns(arrow_schema(flat), nested)
 
 
 def _to_json(field: StructField) -> Column:

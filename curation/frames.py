@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from inspect import signature
 from typing import Any
 
 import pyarrow as pa
@@ -19,10 +20,19 @@ def driver_rows(spark: SparkSession, rows: Iterable[Sequence[Any]], schema: str)
     are none, what they are joined to is planned away.
     """
     struct = parsed_schema(spark, schema)
-    arrow = to_arrow_schema(struct, timezone="UTC")
+    arrow = arrow_schema(struct)
     columns = list(zip(*rows, strict=True)) or [()] * len(arrow)
     values = [pa.array(map(_for_arrow, column), kind) for column, kind in zip(columns, arrow.types, strict=True)]
     return spark.createDataFrame(pa.Table.from_arrays(values, schema=arrow), struct)
+
+
+def arrow_schema(struct: StructType) -> pa.Schema:
+    """The same columns in Arrow, as Spark hands them over: times in UTC."""
+    return to_arrow_schema(struct, **_IN_UTC)
+
+
+# pyspark 4.0 and 4.1 always say UTC, 4.2 has to be told.
+_IN_UTC: dict[str, Any] = {"timezone": "UTC"} if "timezone" in signature(to_arrow_schema).parameters else {}
 
 
 def _for_arrow(value: Any) -> Any:

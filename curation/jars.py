@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,6 +27,7 @@ SCALA = "2.13"
 IN_SPARK = (
     "org.apache.*:*",
     "org.slf4j:*",
+    "org.antlr:*",
     "org.xerial.snappy:*",
     "org.locationtech.jts:*",
     "com.fasterxml.*:*",
@@ -36,24 +39,83 @@ IN_SPARK = (
 )
 
 
-def _committed_hashes() -> dict[str, str]:
-    lines = files("curation").joinpath("delta-jars.sha256").read_text(encoding="utf-8").splitlines()
-    return {name: sha256 for sha256, name in (line.split() for line in lines)}
+SPARKS = ("4.0", "4.1", "4.2")
+# The first and the last Spark that a Delta is built for. Spark 4.1.4 lacks a class that Delta 4.1.0 needs; those up to
+# 4.3 say themselves that 4.1.1 is their last.
+BUILT_FOR = {
+    "4.0": ("4.0", "4.0"),
+    "4.1": ("4.0", "4.1.1"),
+    "4.2": ("4.0", "4.1.1"),
+    "4.3": ("4.0", "4.1.1"),
+    "4.4": ("4.0", "4.2"),
+}
+
+
+@cache
+def committed_jars() -> dict[tuple[str, str], dict[str, str]]:
+    """(Spark, Delta) -> file name -> sha256, of every pair that `make compat` runs: what delta-jars.sha256 says.
+
+    A Delta has one jar for each Spark that was tried, and others for all of them.
+    """
+    deltas: dict[str, dict[str, str]] = {}
+    for line in files("curation").joinpath("delta-jars.sha256").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# Delta "):
+            jars = deltas.setdefault(line.removeprefix("# Delta "), {})
+        else:
+            sha256, name = line.split()
+            jars[name] = sha256
+    return {
+        (spark, delta): {name: sha256 for name, sha256 in jars.items() if not name.startswith("delta-spark_")}
+        | {own: jars[own]}
+        for delta, jars in deltas.items()
+        for spark in SPARKS
+        if _is_built_for(spark, delta) and (own := f"{_artifact(spark, delta)}-{delta}.jar") in jars
+    }
+
+
+def delta_fits() -> bool:
+    """Whether the installed Delta is built for the installed Spark, as far as we know: pip doesn't always see to it."""
+    try:
+        return _is_built_for(version("pyspark"), version("delta-spark"))
+    except PackageNotFoundError:  # a platform may bring Delta without its Python package
+        return True
+
+
+def misfit() -> str:
+    """Why the installed Delta doesn't fit, and what to do."""
+    spark, delta = version("pyspark"), version("delta-spark")
+    first, last = BUILT_FOR[_minor(delta)]
+    tried = [its_delta for its_spark, its_delta in committed_jars() if its_spark == _minor(spark)]
+    remedy = f"delta-spark=={tried[-1]}" if tried else f"pyspark=={last}.*"
+    built = f"Spark {first}" if first == last else f"Spark {first} to {last}"
+    return f"delta-spark {delta} is built for {built}, and the pyspark here is {spark}: pip install '{remedy}'"
+
+
+def _is_built_for(spark: str, delta: str) -> bool:
+    first, last = map(_order, BUILT_FOR.get(_minor(delta), (spark, spark)))  # of a newer Delta we know nothing
+    return first <= _order(spark) and _order(spark)[: len(last)] <= last
+
+
+def _minor(whole: str) -> str:
+    return ".".join(whole.split(".")[:2])
+
+
+def _order(whole: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", whole)[:3])
 
 
 def _versions() -> dict[str, str]:
-    return {"spark": ".".join(version("pyspark").split(".")[:2]), "delta": version("delta-spark")}
+    return {"spark": _minor(version("pyspark")), "delta": version("delta-spark")}
 
 
 def _package() -> str:
     versions = _versions()
+    return f"io.delta:{_artifact(versions['spark'], versions['delta'])}:{versions['delta']}"
+
+
+def _artifact(spark: str, delta: str) -> str:
     # Before 4.1, Delta's artifact named no Spark version.
-    spark = f"_{versions['spark']}" if int(versions["delta"].split(".")[1]) >= 1 else ""
-    return f"io.delta:delta-spark{spark}_{SCALA}:{versions['delta']}"
-
-
-DELTA_JARS = tuple(_committed_hashes())
-"""File names of the nine jars that the locked Spark and Delta need, 14 MB."""
+    return f"delta-spark_{spark}_{SCALA}" if _order(delta) >= (4, 1) else f"delta-spark_{SCALA}"
 
 
 def home_folder() -> Path:
@@ -85,9 +147,11 @@ def find_jars() -> list[Path] | None:
 def resolve_jars(target: Path | None = None) -> list[Path]:
     """Fetch the jars into `target` (default: `jars_folder()`) through Spark's own resolver, which honours its settings.
 
-    The jars of the locked versions must have the hashes of delta-jars.sha256. Raises InputError, with nothing left in
-    `target` that `find_jars` would take for whole, when the resolver finds no way or a hash differs.
+    The jars of the pairs in delta-jars.sha256 must have its hashes. Raises InputError, with nothing left in `target`
+    that `find_jars` would take for whole, when Delta isn't for this Spark, the resolver finds no way or a hash differs.
     """
+    if not delta_fits():
+        raise InputError(misfit())
     target = target or jars_folder()
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -135,9 +199,10 @@ def _resolve(ivy: Path) -> dict[str, Path]:
 
 
 def _check_hashes(found: dict[str, Path]) -> None:
-    expected = _committed_hashes()
-    if f"delta-spark_{_versions()['spark']}_{SCALA}-{_versions()['delta']}.jar" not in expected:
-        return  # Not the locked pair: the resolver's own checksums have to do.
+    versions = _versions()
+    expected = committed_jars().get((versions["spark"], versions["delta"]))
+    if expected is None:
+        return  # A pair that nobody has tried here: the resolver's own checksums have to do.
     if missing := sorted(expected.keys() - found.keys()):
         raise InputError(f"Delta's jars are incomplete: the resolver brought no {', '.join(missing)}; run it again")
     for name in sorted(found.keys() - expected.keys()):

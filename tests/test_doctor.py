@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 from betr import cli, doctor
 from betr.classifier import FoldedClassifier
 from betr.kernel import available_kernels, kernel_in_use
+from curation import jars
 from curation.errors import ChecksFailedError, InputError
 from curation.progress import Terminal
 
@@ -85,8 +86,16 @@ def test_java_that_is_missing_or_too_old_fails(
     assert "Java 17 or newer" in java_check["remedy"]
 
 
+def test_a_delta_of_another_spark_fails_with_the_one_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPARK_REMOTE", raising=False)
+    monkeypatch.setattr(jars, "version", lambda name: "4.0.1" if name == "delta-spark" else "4.2.0")
+    found = examined_without_session()["delta's jars"]
+    assert found["state"] == "failed" and found["found"].startswith("delta-spark 4.0.1 is built for Spark 4.0, ")
+    assert found["remedy"] == "pip install 'delta-spark==4.4.0'"
+
+
 def test_a_missing_extra_says_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.EXTRAS, "embedding", ("torch", "no_such_package"))
+    monkeypatch.setitem(doctor.EXTRAS, "embedding", ("json", "no_such_package"))
     extra = examined_without_session()["extra embedding"]
     assert (extra["state"], extra["found"]) == ("warning", "lacks no_such_package")
     assert "pip install 'betr-bare[embedding]'" in extra["remedy"]

@@ -1,5 +1,6 @@
 """What a machine must have, and the jars that set-up fetches: without a network and without Spark."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -115,13 +116,25 @@ def resolved(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]) -> None:
     monkeypatch.setattr(jars, "_resolve", resolve)
 
 
+LOCKED = tuple(jars.committed_jars()["4.2", "4.4.0"])
+
+
 def test_nine_jars_are_named_for_the_locked_spark_and_delta() -> None:
-    assert len(jars.DELTA_JARS) == 9
-    assert "delta-spark_4.2_2.13-4.4.0.jar" in jars.DELTA_JARS
+    assert (jars._versions()["spark"], jars._versions()["delta"]) in jars.committed_jars()
+    assert len(LOCKED) == 9 and "delta-spark_4.2_2.13-4.4.0.jar" in LOCKED
+
+
+@pytest.mark.parametrize(("spark", "delta"), jars.committed_jars())
+def test_each_pair_that_is_tried_has_the_jars_of_its_spark_and_delta(
+    spark: str, delta: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jars, "version", {"pyspark": f"{spark}.1", "delta-spark": delta}.__getitem__)
+    assert jars._package().replace("io.delta:", "").replace(":", "-") + ".jar" in jars.committed_jars()[spark, delta]
+    assert jars.delta_fits()
 
 
 def test_a_jar_with_another_hash_is_refused_and_nothing_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolved(monkeypatch, jars.DELTA_JARS)
+    resolved(monkeypatch, LOCKED)
     monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.2", "delta": "4.4.0"})
     with pytest.raises(InputError, match=r"has sha256 .* where curation/delta-jars.sha256 says"):
         jars.resolve_jars()
@@ -131,9 +144,9 @@ def test_a_jar_with_another_hash_is_refused_and_nothing_is_kept(home: Path, monk
 
 
 def test_a_resolution_without_one_of_the_nine_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolved(monkeypatch, jars.DELTA_JARS[1:])
+    resolved(monkeypatch, LOCKED[1:])
     monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.2", "delta": "4.4.0"})
-    with pytest.raises(InputError, match=jars.DELTA_JARS[0]):
+    with pytest.raises(InputError, match=LOCKED[0]):
         jars.resolve_jars()
 
 
@@ -148,18 +161,49 @@ def test_a_resolver_that_finds_no_way_is_one_sentence_with_its_report(
     assert jars.find_jars() is None
 
 
-def test_other_versions_keep_all_that_their_resolution_brings(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolved(monkeypatch, ("b.jar", "a.jar"))
+def test_what_a_resolution_brings_beyond_a_pairs_own_jars_is_left_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved(monkeypatch, ("a.jar", "b.jar"))
     monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.0", "delta": "4.0.1"})
-    assert jars._package() == "io.delta:delta-spark_2.13:4.0.1"
+    monkeypatch.setattr(
+        jars, "committed_jars", lambda: {("4.0", "4.0.1"): {"a.jar": hashlib.sha256(b"a.jar").hexdigest()}}
+    )
+    assert jars.resolve_jars() == [home / "jars" / "a.jar"]
+
+
+def test_a_pair_that_nobody_has_tried_keeps_all_that_its_resolution_brings(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved(monkeypatch, ("b.jar", "a.jar"))
+    monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.0", "delta": "4.0.0"})
+    assert jars._package() == "io.delta:delta-spark_2.13:4.0.0"
     kept = [home / "jars" / name for name in ("a.jar", "b.jar")]
     assert jars.resolve_jars() == kept
     assert jars.find_jars() == kept
 
 
+@pytest.mark.parametrize(
+    ("spark", "delta", "said"),
+    [
+        ("4.2.0", "4.0.1", r"delta-spark 4.0.1 is built for Spark 4.0, and the pyspark here is 4.2.0: pip install 'delta-spark==4.4.0'"),
+        ("4.1.0", "4.0.1", r"delta-spark 4.0.1 is built for Spark 4.0, and the pyspark here is 4.1.0: pip install 'delta-spark==4.4.0'"),
+        ("4.1.4", "4.1.0", r"delta-spark 4.1.0 is built for Spark 4.0 to 4.1.1, and the pyspark here is 4.1.4: pip install 'delta-spark==4.4.0'"),
+        ("4.2.0", "4.3.1", r"delta-spark 4.3.1 is built for Spark 4.0 to 4.1.1, and the pyspark here is 4.2.0: pip install 'delta-spark==4.4.0'"),
+        ("4.3.0", "4.4.0", r"delta-spark 4.4.0 is built for Spark 4.0 to 4.2, and the pyspark here is 4.3.0: pip install 'pyspark==4.2.\*'"),
+    ],
+)
+def test_a_delta_that_is_not_built_for_this_spark_is_refused_before_anything_is_fetched(
+    spark: str, delta: str, said: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jars, "_resolve", lambda _: pytest.fail("something was fetched"))
+    monkeypatch.setattr(jars, "version", {"pyspark": spark, "delta-spark": delta}.__getitem__)
+    with pytest.raises(InputError, match=said):
+        jars.resolve_jars()
+    assert not home.exists()
+
+
 def test_jars_are_found_only_whole_and_for_the_installed_versions(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved(monkeypatch, ("a.jar", "b.jar"))
-    monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.0", "delta": "4.0.1"})
+    monkeypatch.setattr(jars, "_versions", lambda: {"spark": "4.0", "delta": "4.0.0"})
     assert jars.find_jars() is None
     first, _ = jars.resolve_jars()
 
