@@ -24,10 +24,11 @@ from pyspark.sql import functions as F
 
 from betr import classifier, corpus, selection, stages
 from betr.config import RunConfig
+from betr.explain import SelectionVerdict, verdicts_on
 from betr.run import Outcome, Run, Work
 from betr.scoring import Scorer
 from betr.selection import RESAMPLE, SelectionConfig
-from betr.tables import CLASSIFIERS, CORPUS_SCORES, DOCUMENTS, SELECTION_RUNS
+from betr.tables import CLASSIFIERS, CORPUS_SCORES, DOCUMENTS, SELECTION_RUNS, SELECTIONS
 from curation.errors import InputError
 from curation.hashing import content_id
 from curation.sampling import hash_fraction
@@ -133,6 +134,23 @@ def _check(run: Run, pool: Pool, config: ArmsConfig) -> None:
 
 def _is_synthetic(config: ArmsConfig) -> Column:
     return F.col("source").eqNullSafe(F.lit(config.synthetic))
+
+
+def explain(run: Run, doc_id: str) -> list[SelectionVerdict]:
+    """What every arm did with a document, by the arm's name: in or out, its key against the arm's threshold."""
+    tables, mine = run.tables, F.col("doc_id") == F.lit(doc_id)
+    arms = tables.read(ARMS).select("selection_id").distinct()
+    runs = tables.read(SELECTION_RUNS).join(arms, "selection_id", "left_semi")
+    document = tables.read(DOCUMENTS).where(mine).select("source", "metadata").first()
+    if document is None:
+        raise InputError(f"there is no document {doc_id!r} in the table documents; `betr explain` says more")
+    selected = tables.read(SELECTIONS).where(mine)
+    found: list[SelectionVerdict] = []
+    for row in tables.read(CORPUS_SCORES).where(mine).collect():  # one a classifier
+        same = runs.where(F.col("classifier_id") == row["classifier_id"])
+        scored = CORPUS_SCORES.frame(run.spark, [row])
+        found += verdicts_on(scored, same, selected, document, row["heads"], {}, {})
+    return sorted(found, key=lambda verdict: (verdict.name, verdict.version))
 
 
 # -- the cut -----------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from pyspark.sql import functions as F
 
 from betr import classifier, pipeline, show
 from betr import export as exporting
+from betr.config import RunConfig
 from betr.run import Run
-from betr.selection import RESAMPLE, config_of
+from betr.selection import RESAMPLE, SelectionConfig, config_of
 from betr.tables import (
     BENCHMARK_EXAMPLES,
     CLASSIFIERS,
@@ -32,7 +33,7 @@ from curation.frames import driver_rows
 from curation.progress import Terminal
 from curation.tables import Tables
 from evaluation.arm_config import ArmConfig, ArmsConfig, parse_arm, repeated, shortfall
-from evaluation.arms import make_arms
+from evaluation.arms import explain, make_arms
 from evaluation.dsir import ImportanceWeights
 from evaluation.labelled import check_counts, labelled, put_aside, quality_positives, quality_rows, thinned
 from evaluation.tables import ARMS
@@ -90,6 +91,12 @@ def test_an_arm_that_is_none_is_a_sentence(text: str, message: str) -> None:
 def test_settings_that_make_no_comparison_are_refused_at_birth(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ArmsConfig(**given)
+
+
+def test_the_mode_of_log_weights_is_none_that_a_run_can_ask_for() -> None:
+    assert SelectionConfig(keep=0.1, mode=RESAMPLE).mode == RESAMPLE
+    with pytest.raises(InputError, match="mode must be one of hard, soft; got 'resample'"):
+        RunConfig(tables="/tables", mode=RESAMPLE)
 
 
 def test_an_arm_falls_short_beyond_the_tolerance_and_says_how_often_it_is_read() -> None:
@@ -302,6 +309,19 @@ def test_the_main_line_stays_the_latest_and_its_commands_take_an_arm_by_name(hou
     by_name = {each["name"]: each for each in explained["selections"]}
     assert set(by_name) >= {"arm/betr", "arm/betr:arc_easy", "arm/soft:0.5", "arm/bare:0.1"}
     assert by_name["arm/betr"]["selected"] and by_name["arm/betr"]["key"] >= by_name["arm/betr"]["threshold"]
+
+
+@pytest.mark.slow
+def test_every_arm_says_why_a_document_is_in_it(house: House) -> None:
+    doc_id = max(house.kept("dsir") - house.kept("betr"))
+    found = {verdict.name: verdict for verdict in explain(house.open(), doc_id)}
+    assert set(found) == {f"arm/{name}" for name in MAKE}
+    for name in MAKE:
+        verdict = found[f"arm/{name}"]
+        assert verdict.selected == (doc_id in house.kept(name)), name
+        assert verdict.threshold is not None and (verdict.key > verdict.threshold) == verdict.selected, name
+    with pytest.raises(InputError, match="there is no document 'nobody' in the table documents"):
+        explain(house.open(), "nobody")
 
 
 @pytest.mark.slow
