@@ -16,13 +16,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from betr import classifier, corpus, selection, stages
+from betr import corpus, selection, stages
+from betr.classifier import load_classifier
 from betr.config import RunConfig
 from betr.explain import SelectionVerdict, verdicts_on
 from betr.run import Outcome, Run, Work
@@ -232,8 +232,8 @@ def _random(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome
 def _trained(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome:
     """Scores by a fastText classifier of the arm's own, trained as the main line's was."""
     trained = _train(run, pool, config, arm)
-    model = partial(classifier.load_classifier, stages.classifier_path(run, trained["path"]), trained["sha256"])
-    return _score(run, pool, arm, trained, lambda: model().to_bytes())
+    path = stages.classifier_path(run, trained["path"])
+    return _score(run, pool, arm, trained, lambda: load_classifier(path, trained["sha256"]).to_bytes())
 
 
 def _dsir(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome:
@@ -263,7 +263,7 @@ def _scored(run: Run, classifier_id: str) -> dict[str, Any]:
 
 
 def _score(run: Run, pool: Pool, arm: ArmConfig, trained: Outcome, model: Callable[[], Scorer]) -> Outcome:
-    """Score the chunks that this arm hasn't scored yet, each one commit."""
+    """Score the chunks that this arm hasn't scored yet, each one commit; only then the model's file is needed."""
     stage, key = _score_key(run, arm, trained.key)
     if (earlier := run.result(stage, key)) is not None:
         return run.unchanged(earlier)
