@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from betr import classifier, pipeline, show
 from betr import export as exporting
 from betr.config import RunConfig
-from betr.run import Run
+from betr.run import Outcome, Run
 from betr.selection import RESAMPLE, SelectionConfig, config_of
 from betr.tables import (
     BENCHMARK_EXAMPLES,
@@ -35,7 +35,7 @@ from curation.progress import Terminal
 from curation.sampling import hash_fraction
 from curation.tables import Tables, TableSpec
 from evaluation.arm_config import ArmConfig, ArmsConfig, parse_arm, repeated, shortfall
-from evaluation.arms import explain, make_arms
+from evaluation.arms import Pool, explain, make_arms, selection_of
 from evaluation.dsir import ImportanceWeights
 from evaluation.labelled import check_counts, labelled, put_aside, quality_positives, quality_rows, thinned
 from evaluation.tables import ARMS
@@ -43,6 +43,9 @@ from tests.helpers import RUN_COLUMNS, demo_documents, rows_hash, settings, writ
 from tests.test_dsir import plain_bag
 
 Finished = tuple[Path, dict[str, Any]]
+MAKE = ("random", "betr", "direct", "quality", "dsir", "soft:0.5", "bare:0.1")  # a head's: tests/test_heads.py
+TOKENS = 8_000
+MADE = "hellaswag"  # half of the corpus stands for what a model wrote
 
 
 # -- what a person writes, without Spark -------------------------------------------------------------------------------
@@ -110,6 +113,25 @@ def test_an_arm_falls_short_beyond_the_tolerance_and_says_how_often_it_is_read()
     assert (repeated(1000, 250), repeated(1000, 1000), repeated(1000, 1001)) == (4.0, 1.0, 1.0)
 
 
+def test_betr_keeps_the_main_lines_way_and_every_arm_what_it_leaves_out() -> None:
+    main = SelectionConfig(
+        keep=0.2, mode="soft", temperature=2.0, seed=9, quotas=("source=synthetic:0.1", "source=wiki:0.3"), name="mine",
+        decontamination_id="tests", deduplication_id="copies",
+    )  # fmt: skip
+    pool = Pool(Outcome("score", "", {}), None, main, 500)  # type: ignore[arg-type]
+    ways = {arm.name: selection_of(pool, ArmsConfig(seed=3), arm) for arm in map(parse_arm, (*MAKE, "betr:arc_easy"))}
+    common: dict[str, Any] = {"tokens": 500, "decontamination_id": "tests", "deduplication_id": "copies"}
+    plain = {name: SelectionConfig(name=f"arm/{name}", **common) for name in ways}
+    assert ways == {
+        **plain,
+        "betr": dataclasses.replace(plain["betr"], mode="soft", temperature=2.0, seed=9, quotas=("source=wiki:0.3",)),
+        "betr:arc_easy": dataclasses.replace(plain["betr:arc_easy"], head="arc_easy"),
+        "soft:0.5": dataclasses.replace(plain["soft:0.5"], mode="soft", temperature=0.5, seed=3),
+        "bare:0.1": dataclasses.replace(plain["bare:0.1"], quotas=("source=synthetic:0.1",)),
+        "dsir": dataclasses.replace(plain["dsir"], mode=RESAMPLE, seed=3),
+    }
+
+
 def test_a_side_without_text_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="the arm direct has no positive text to train on"):
         check_counts("direct", {0: 5})
@@ -140,11 +162,6 @@ def test_good_text_is_named_by_source_metadata_and_file_and_is_never_a_negative(
 
 
 # -- on the tables of a finished run -----------------------------------------------------------------------------------
-
-MAKE = ("random", "betr", "direct", "quality", "dsir", "soft:0.5", "bare:0.1")  # a head's: tests/test_heads.py
-TOKENS = 8_000
-MADE = "hellaswag"  # half of the corpus stands for what a model wrote
-
 
 @dataclasses.dataclass
 class House:
