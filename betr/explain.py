@@ -117,7 +117,7 @@ def explain_document(
         rank=rank,
         documents=total,
         tokens=scored["tokens"],
-        selections=_verdicts(
+        selections=verdicts_on(
             scores.where(mine), selection_runs, selections.where(mine), document, scored["heads"],
             _by_id(contaminated, "decontamination_id", doc_id), _by_id(near_duplicates, "deduplication_id", doc_id),
         ),
@@ -167,10 +167,15 @@ def _rank(scores: DataFrame, scored: Row) -> tuple[int, int]:
     return above + 1, total
 
 
-def _verdicts(
+def verdicts_on(
     scored: DataFrame, runs: DataFrame, selected: DataFrame, document: Row, heads: Mapping[str, float] | None,
     judged: Mapping[str, Row], clustered: Mapping[str, Row],
 ) -> tuple[SelectionVerdict, ...]:
+    """What selections of one classifier's scores, rows of SELECTION_RUNS, did with one document, by name and version.
+
+    scored: the document's row of scores; selected: its rows of SELECTIONS; document: source, metadata; judged,
+    clustered: its rows by decontamination_id and deduplication_id.
+    """
     chosen = {row["selection_id"] for row in selected.select("selection_id").collect()}
     made = [(run, config_of(run["parameters"])) for run in runs.orderBy("name", "version").collect()]
     if not made:

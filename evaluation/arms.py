@@ -16,18 +16,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from betr import classifier, corpus, selection, stages
+from betr import corpus, selection, stages
+from betr.classifier import load_classifier
 from betr.config import RunConfig
+from betr.explain import SelectionVerdict, verdicts_on
 from betr.run import Outcome, Run, Work
 from betr.scoring import Scorer
 from betr.selection import RESAMPLE, SelectionConfig
-from betr.tables import CLASSIFIERS, CORPUS_SCORES, DOCUMENTS, SELECTION_RUNS
+from betr.tables import CLASSIFIERS, CORPUS_SCORES, DOCUMENTS, SELECTION_RUNS, SELECTIONS
 from curation.errors import InputError
 from curation.hashing import content_id
 from curation.sampling import hash_fraction
@@ -135,6 +136,23 @@ def _is_synthetic(config: ArmsConfig) -> Column:
     return F.col("source").eqNullSafe(F.lit(config.synthetic))
 
 
+def explain(run: Run, doc_id: str) -> list[SelectionVerdict]:
+    """What every arm did with a document, by the arm's name: in or out, its key against the arm's threshold."""
+    tables, mine = run.tables, F.col("doc_id") == F.lit(doc_id)
+    arms = tables.read(ARMS).select("selection_id").distinct()
+    runs = tables.read(SELECTION_RUNS).join(arms, "selection_id", "left_semi")
+    document = tables.read(DOCUMENTS).where(mine).select("source", "metadata").first()
+    if document is None:
+        raise InputError(f"there is no document {doc_id!r} in the table documents; `betr explain` says more")
+    selected = tables.read(SELECTIONS).where(mine)
+    found: list[SelectionVerdict] = []
+    for row in tables.read(CORPUS_SCORES).where(mine).collect():  # one a classifier
+        same = runs.where(F.col("classifier_id") == row["classifier_id"])
+        scored = CORPUS_SCORES.frame(run.spark, [row])
+        found += verdicts_on(scored, same, selected, document, row["heads"], {}, {})
+    return sorted(found, key=lambda verdict: (verdict.name, verdict.version))
+
+
 # -- the cut -----------------------------------------------------------------------------------------------------------
 
 
@@ -214,8 +232,8 @@ def _random(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome
 def _trained(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome:
     """Scores by a fastText classifier of the arm's own, trained as the main line's was."""
     trained = _train(run, pool, config, arm)
-    model = partial(classifier.load_classifier, stages.classifier_path(run, trained["path"]), trained["sha256"])
-    return _score(run, pool, arm, trained, lambda: model().to_bytes())
+    path = stages.classifier_path(run, trained["path"])
+    return _score(run, pool, arm, trained, lambda: load_classifier(path, trained["sha256"]).to_bytes())
 
 
 def _dsir(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome:
@@ -245,7 +263,7 @@ def _scored(run: Run, classifier_id: str) -> dict[str, Any]:
 
 
 def _score(run: Run, pool: Pool, arm: ArmConfig, trained: Outcome, model: Callable[[], Scorer]) -> Outcome:
-    """Score the chunks that this arm hasn't scored yet, each one commit."""
+    """Score the chunks that this arm hasn't scored yet, each one commit; only then the model's file is needed."""
     stage, key = _score_key(run, arm, trained.key)
     if (earlier := run.result(stage, key)) is not None:
         return run.unchanged(earlier)

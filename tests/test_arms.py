@@ -1,5 +1,6 @@
 """Arms at equal tokens: each is a selection like any, of the same pool, and none touches the main line."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -15,8 +16,9 @@ from pyspark.sql import functions as F
 
 from betr import classifier, pipeline, show
 from betr import export as exporting
-from betr.run import Run
-from betr.selection import RESAMPLE, config_of
+from betr.config import RunConfig
+from betr.run import Outcome, Run
+from betr.selection import RESAMPLE, SelectionConfig, config_of
 from betr.tables import (
     BENCHMARK_EXAMPLES,
     CLASSIFIERS,
@@ -30,16 +32,20 @@ from betr.tables import (
 from curation.errors import InputError
 from curation.frames import driver_rows
 from curation.progress import Terminal
-from curation.tables import Tables
+from curation.sampling import hash_fraction
+from curation.tables import Tables, TableSpec
 from evaluation.arm_config import ArmConfig, ArmsConfig, parse_arm, repeated, shortfall
-from evaluation.arms import make_arms
+from evaluation.arms import Pool, explain, make_arms, selection_of
 from evaluation.dsir import ImportanceWeights
 from evaluation.labelled import check_counts, labelled, put_aside, quality_positives, quality_rows, thinned
 from evaluation.tables import ARMS
-from tests.helpers import demo_documents, rows_hash, settings, write_lines
+from tests.helpers import RUN_COLUMNS, demo_documents, rows_hash, settings, write_lines
 from tests.test_dsir import plain_bag
 
 Finished = tuple[Path, dict[str, Any]]
+MAKE = ("random", "betr", "direct", "quality", "dsir", "soft:0.5", "bare:0.1")  # a head's: tests/test_heads.py
+TOKENS = 8_000
+MADE = "hellaswag"  # half of the corpus stands for what a model wrote
 
 
 # -- what a person writes, without Spark -------------------------------------------------------------------------------
@@ -92,6 +98,12 @@ def test_settings_that_make_no_comparison_are_refused_at_birth(given: dict[str, 
         ArmsConfig(**given)
 
 
+def test_the_mode_of_log_weights_is_none_that_a_run_can_ask_for() -> None:
+    assert SelectionConfig(keep=0.1, mode=RESAMPLE).mode == RESAMPLE
+    with pytest.raises(InputError, match="mode must be one of hard, soft; got 'resample'"):
+        RunConfig(tables="/tables", mode=RESAMPLE)
+
+
 def test_an_arm_falls_short_beyond_the_tolerance_and_says_how_often_it_is_read() -> None:
     assert shortfall("betr", 1000, 990, 0.01) is None
     assert shortfall("betr", 1000, 989, 0.01) == (
@@ -99,6 +111,25 @@ def test_an_arm_falls_short_beyond_the_tolerance_and_says_how_often_it_is_read()
     )
     assert shortfall("betr", 1000, 1000, 0.0) is None and shortfall("betr", 1000, 999, 0.0) is not None
     assert (repeated(1000, 250), repeated(1000, 1000), repeated(1000, 1001)) == (4.0, 1.0, 1.0)
+
+
+def test_betr_keeps_the_main_lines_way_and_every_arm_what_it_leaves_out() -> None:
+    main = SelectionConfig(
+        keep=0.2, mode="soft", temperature=2.0, seed=9, quotas=("source=synthetic:0.1", "source=wiki:0.3"), name="mine",
+        decontamination_id="tests", deduplication_id="copies",
+    )  # fmt: skip
+    pool = Pool(Outcome("score", "", {}), None, main, 500)  # type: ignore[arg-type]
+    ways = {arm.name: selection_of(pool, ArmsConfig(seed=3), arm) for arm in map(parse_arm, (*MAKE, "betr:arc_easy"))}
+    common: dict[str, Any] = {"tokens": 500, "decontamination_id": "tests", "deduplication_id": "copies"}
+    plain = {name: SelectionConfig(name=f"arm/{name}", **common) for name in ways}
+    assert ways == {
+        **plain,
+        "betr": dataclasses.replace(plain["betr"], mode="soft", temperature=2.0, seed=9, quotas=("source=wiki:0.3",)),
+        "betr:arc_easy": dataclasses.replace(plain["betr:arc_easy"], head="arc_easy"),
+        "soft:0.5": dataclasses.replace(plain["soft:0.5"], mode="soft", temperature=0.5, seed=3),
+        "bare:0.1": dataclasses.replace(plain["bare:0.1"], quotas=("source=synthetic:0.1",)),
+        "dsir": dataclasses.replace(plain["dsir"], mode=RESAMPLE, seed=3),
+    }
 
 
 def test_a_side_without_text_is_refused_by_name() -> None:
@@ -132,13 +163,9 @@ def test_good_text_is_named_by_source_metadata_and_file_and_is_never_a_negative(
 
 # -- on the tables of a finished run -----------------------------------------------------------------------------------
 
-MAKE = ("random", "betr", "betr:arc_easy", "direct", "quality", "dsir", "soft:0.5", "bare:0.1")
-TOKENS = 8_000
-
-
 @dataclasses.dataclass
 class House:
-    """A copy of the finished tables with synthetic documents and heads, and the arms that were made on it.
+    """A copy of the finished tables, and the arms that were made on it.
 
     before: hashes of the main line's tables as they were before the arms.
     """
@@ -175,13 +202,12 @@ def main_line(run: Run) -> dict[str, Any]:
 def house(finished: Finished, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> House:
     folder = tmp_path_factory.mktemp("arms")
     shutil.copytree(finished[0] / "tables", folder / "tables")
-    made = [{**row, "id": f"made/{i}", "source": "synthetic"} for i, row in enumerate(demo_documents(600, 640))]
-    written = write_lines(folder / "made" / "made.jsonl", made)
     good = [{"text": row["text"]} for row in demo_documents(640, 700)] + [{"text": ""}]
-    positives = write_lines(folder / "good.jsonl", good)
-    given = settings(finished[0], tables=str(folder / "tables"), heads=True, documents=(str(written),))
-    pipeline.run(given, spark=spark)
-    config = ArmsConfig(arms=MAKE, tokens=TOKENS, seed=3, quality_positives=(str(positives),), tolerance=0.05)
+    positives = str(write_lines(folder / "good.jsonl", good))
+    given = settings(finished[0], tables=str(folder / "tables"))
+    config = ArmsConfig(
+        arms=MAKE, tokens=TOKENS, seed=3, quality_positives=(positives,), synthetic=MADE, tolerance=0.05
+    )
     out = io.StringIO()
     run = Run(given, spark, Terminal(out))
     before = main_line(run)
@@ -217,27 +243,24 @@ def test_every_arm_is_a_selection_of_equal_tokens_by_the_same_count(house: House
 
 @pytest.mark.slow
 def test_each_arm_keeps_what_a_plain_sort_of_its_own_scores_keeps(house: House) -> None:
-    for name in ("random", "betr", "betr:arc_easy", "direct", "quality"):
-        scores = [row for row in house.scores(name).values() if row["source"] != "synthetic"]
-        head = name.partition(":")[2]
-        keyed = [(row["heads"][head] if head else row["score"], row["doc_id"], row["tokens"]) for row in scores]
+    for name in ("random", "betr", "direct", "quality"):
+        scores = [row for row in house.scores(name).values() if row["source"] != MADE]
+        keyed = [(row["score"], row["doc_id"], row["tokens"]) for row in scores]
         assert house.kept(name) == plain_cut(keyed, TOKENS), name
 
 
 @pytest.mark.slow
 def test_synthetic_documents_are_in_the_arm_of_bare_alone_at_their_share(house: House) -> None:
     scores = house.scores("betr")
+    made = {doc_id for doc_id, row in scores.items() if row["source"] == MADE}
     for name in house.arms:
-        mine = [doc_id for doc_id in house.kept(name) if doc_id.startswith("made/")]
-        assert bool(mine) == (name == "bare:0.1")
-    share = sum(scores[doc_id]["tokens"] for doc_id in house.kept("bare:0.1") if doc_id.startswith("made/"))
-    longest = max(row["tokens"] for row in scores.values())
-    assert 0 <= 0.1 * TOKENS - share <= longest
-    noted = json.loads(house.arms["bare:0.1"]["parameters"])["shares"]["synthetic"]
-    assert noted == share / house.arms["bare:0.1"]["tokens"]
-    real = [(row["score"], row["doc_id"], row["tokens"]) for row in scores.values() if row["source"] != "synthetic"]
-    real_kept = {doc_id for doc_id in house.kept("bare:0.1") if not doc_id.startswith("made/")}
-    assert real_kept == plain_cut(real, int(0.9 * TOKENS))
+        assert bool(house.kept(name) & made) == (name == "bare:0.1")
+    kept = house.kept("bare:0.1")
+    for side, budget in ((made, int(0.1 * TOKENS)), (scores.keys() - made, int(0.9 * TOKENS))):
+        keyed = [(scores[doc_id]["score"], doc_id, scores[doc_id]["tokens"]) for doc_id in side]
+        assert kept & side == plain_cut(keyed, budget)
+    share = sum(scores[doc_id]["tokens"] for doc_id in kept & made) / house.arms["bare:0.1"]["tokens"]
+    assert json.loads(house.arms["bare:0.1"]["parameters"])["shares"] == {MADE: share}
 
 
 @pytest.mark.slow
@@ -266,9 +289,13 @@ def test_dsir_weighs_by_the_targets_words_against_the_samples_and_draws_with_gum
         assert scores[doc_id]["score"] == pytest.approx(exact)
     row = next(r for r in tables.read(SELECTION_RUNS).collect() if r["name"] == "arm/dsir")
     assert (row["mode"], config_of(row["parameters"]).seed) == (RESAMPLE, 3)
-    kept = house.kept("dsir")
-    without_noise = plain_cut([(r["score"], i, r["tokens"]) for i, r in scores.items() if r["source"] != "synthetic"], TOKENS)
-    assert kept != without_noise and len(kept & without_noise) > len(kept) / 2  # the weights outweigh the noise
+    chance = tables.read(DOCUMENTS).select("doc_id", hash_fraction("doc_id", 3, "soft selection").alias("u")).collect()
+    noise = {each["doc_id"]: -np.log(-np.log(each["u"])) for each in chance}
+    real = [each for each in scores.values() if each["source"] != MADE]
+    keyed = [(each["score"] + noise[each["doc_id"]], each["doc_id"], each["tokens"]) for each in real]
+    assert house.kept("dsir") == plain_cut(keyed, TOKENS)
+    mine = F.col("selection_id") == row["selection_id"]
+    assert {each["weight"] for each in tables.read(SELECTIONS).where(mine).collect()} == {1.0}
 
 
 @pytest.mark.slow
@@ -300,8 +327,21 @@ def test_the_main_line_stays_the_latest_and_its_commands_take_an_arm_by_name(hou
     doc_id = min(house.kept("betr"))
     explained = show.explain(house.given, doc_id, spark=house.spark, terminal=Terminal(io.StringIO()))
     by_name = {each["name"]: each for each in explained["selections"]}
-    assert set(by_name) >= {"arm/betr", "arm/betr:arc_easy", "arm/soft:0.5", "arm/bare:0.1"}
+    assert set(by_name) >= {"arm/betr", "arm/soft:0.5", "arm/bare:0.1"}
     assert by_name["arm/betr"]["selected"] and by_name["arm/betr"]["key"] >= by_name["arm/betr"]["threshold"]
+
+
+@pytest.mark.slow
+def test_every_arm_says_why_a_document_is_in_it(house: House) -> None:
+    doc_id = max(house.kept("dsir") - house.kept("betr"))
+    found = {verdict.name: verdict for verdict in explain(house.open(), doc_id)}
+    assert set(found) == {f"arm/{name}" for name in MAKE}
+    for name in MAKE:
+        verdict = found[f"arm/{name}"]
+        assert verdict.selected == (doc_id in house.kept(name)), name
+        assert verdict.threshold is not None and (verdict.key > verdict.threshold) == verdict.selected, name
+    with pytest.raises(InputError, match="there is no document 'nobody' in the table documents"):
+        explain(house.open(), "nobody")
 
 
 @pytest.mark.slow
@@ -315,46 +355,46 @@ def test_a_second_run_writes_no_row(house: House) -> None:
 
 
 @pytest.mark.slow
-def test_killed_between_any_two_commits_the_same_tables_come_to_be(
+def test_killed_between_any_two_tables_the_same_rows_come_to_be(
     house: House, finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(house.config, arms=("direct",), seed=4, on_short="refuse")
-    specs = (SELECTIONS, SELECTION_RUNS, CORPUS_SCORES, CLASSIFIERS, ARMS)
-
     class KilledError(Exception):
         """What a kill is to the driver: nothing more is written."""
 
     root = Path(shutil.copytree(finished[0] / "tables", tmp_path / "tables"))
-    given = settings(finished[0], tables=str(root))
+    given, config = dataclasses.replace(house.given, tables=str(root)), dataclasses.replace(house.config, arms=("direct",))
     replace, seen, limit = Tables.replace, 0, 0
 
-    def until(self: Tables, *args: Any, **named: Any) -> None:
+    def until(self: Tables, spec: TableSpec, *args: Any, **named: Any) -> None:
         nonlocal seen
         if seen == limit:
+            killed.append(spec.name)
             raise KilledError
         seen += 1
-        replace(self, *args, **named)
+        replace(self, spec, *args, **named)
 
-    kills = 0
+    killed: list[str] = []
     with monkeypatch.context() as patched:
         patched.setattr(Tables, "replace", until)
-        for limit in (0, 1, 2, 3, 2, 99):  # noqa: B007 - `until` reads it: commits before the kill, run after run
+        for limit in (1, 2, 2, 2, 99):  # noqa: B007 - `until` reads it: commits before the kill, run after run
             seen = 0
-            try:
-                make_arms(Run(given, house.spark, Terminal(io.StringIO())), config)
-            except KilledError:
-                kills += 1
-    assert kills == 5
-    whole = Path(shutil.copytree(finished[0] / "tables", tmp_path / "whole"))
-    make_arms(Run(dataclasses.replace(given, tables=str(whole)), house.spark, Terminal(io.StringIO())), config)
-    for spec in specs:
-        one, other = (rows_hash(Tables(house.spark, str(each)), spec) for each in (root, whole))
-        assert one == other, spec.name
+            with contextlib.suppress(KilledError):
+                (arm,) = make_arms(Run(given, house.spark, Terminal(io.StringIO())), config)
+    assert killed == [CORPUS_SCORES.name, CORPUS_SCORES.name, SELECTION_RUNS.name, ARMS.name]
+    again = dataclasses.replace(house, given=given, arms={"direct": arm})
+
+    def told(spec: TableSpec, of: House, where: str) -> list[dict[str, Any]]:
+        rows = of.tables.read(spec).where(where).collect()
+        return [{name: row[name] for name in row.asDict() if name not in RUN_COLUMNS} for row in rows]
+
+    for spec, where in ((ARMS, "arm = 'direct'"), (SELECTION_RUNS, "name = 'arm/direct'"), (CLASSIFIERS, "origin = 'arm direct'")):
+        assert told(spec, again, where) == told(spec, house, where), spec.name
+    assert again.kept("direct") == house.kept("direct") and again.scores("direct") == house.scores("direct")
 
 
 @pytest.mark.slow
 def test_an_arm_without_enough_tokens_is_said_or_refused_and_refused_it_leaves_no_selection(house: House) -> None:
-    pool = sum(row["tokens"] for row in house.scores("betr").values() if row["source"] != "synthetic")
+    pool = sum(row["tokens"] for row in house.scores("betr").values() if row["source"] != MADE)
     asked = dataclasses.replace(house.config, arms=("betr",), tokens=2 * pool, on_short="refuse")
     before = rows_hash(house.tables, SELECTION_RUNS)
     with pytest.raises(InputError, match=r"holds [\d,]+ of the [\d,]+ tokens asked for: equal tokens repeat it 2 times; ask"):
@@ -370,7 +410,7 @@ def test_an_arm_without_enough_tokens_is_said_or_refused_and_refused_it_leaves_n
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"arms": ("betr:mmlu",)}, "there is no head 'mmlu'; there are arc_easy, openbookqa"),
+        ({"arms": ("betr:arc_easy",)}, "by the head 'arc_easy', but the scores are for all targets only: run `betr run --heads`"),
         ({"arms": ("bare:0.1",), "synthetic": "nowhere"}, "documents of the source 'nowhere', and the corpus has none"),
         ({"arms": ("quality",), "quality_positives": ("/nowhere/good.jsonl",)}, "/nowhere/good.jsonl"),
     ],

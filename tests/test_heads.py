@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from betr import classifier, cli, pipeline
 from betr.classifier import load_classifier
+from betr.run import Run
 from betr.tables import (
     BENCHMARK_EMBEDDINGS,
     BENCHMARK_EXAMPLES,
@@ -25,7 +26,10 @@ from betr.tables import (
     STAGE_RUNS,
 )
 from curation.errors import InputError
+from curation.progress import Terminal
 from curation.tables import Tables
+from evaluation.arm_config import ArmsConfig
+from evaluation.arms import make_arms
 from tests.helpers import settings
 from tests.test_pipeline import STAGES, states
 from tests.test_ranking import plain_labels, sorted_pairs
@@ -263,3 +267,17 @@ def test_scores_of_a_version_without_heads_stay_and_new_ones_may_have_heads(tmp_
     assert {row["classifier_id"]: row["heads"] for row in tables.read(CORPUS_SCORES).collect()} == {
         "a": None, "b": {"arc": 0.25}
     }
+
+
+def test_an_arm_for_one_target_keeps_the_best_by_that_head(own: Path, finished: Finished, spark: SparkSession) -> None:
+    run = Run(settings(finished[0], tables=str(own), heads=True), spark, Terminal())
+    (arm,) = make_arms(run, ArmsConfig(arms=("betr:arc_easy",), tokens=5_000))
+    scores = run.tables.read(CORPUS_SCORES).where(F.col("heads").isNotNull()).collect()
+    left, best = 5_000, set()
+    for row in sorted(scores, key=lambda row: (-row["heads"]["arc_easy"], row["doc_id"])):
+        if row["tokens"] > left:
+            break
+        left -= row["tokens"]
+        best.add(row["doc_id"])
+    assert rows_of(run.tables, SELECTIONS, f"selection_id = '{arm['selection_id']}'", "doc_id") == {(i,) for i in best}
+    assert (arm["kind"], arm["tokens"]) == ("betr", 5_000 - left)
