@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from curation.command import completion_parser, config_parser, open_session, read_config, run_command
 from curation.progress import Terminal
 from evaluation import pipeline
-from evaluation.config import EvaluationConfig
+from evaluation.config import EvaluationConfig, RoiConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,12 +42,20 @@ def build_parser() -> ArgumentParser:
         config_parser(EvaluationConfig, "arms"),
         help="choose as many tokens in other ways: random, direct fastText, DSIR and others, each a selection",
     )
+    commands.add_subcommand(
+        "roi",
+        config_parser(RoiConfig, None),
+        help="what the latest comparison's selection cost, and what it brings back: one page for who pays",
+    )
     completion_help = "print a script that completes commands and options in bash or zsh"
     commands.add_subcommand("completion", completion_parser(), help=completion_help)
     return parser
 
 
 def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
+    if command == "roi":
+        told = read_config(RoiConfig, arguments)
+        return pipeline.run_roi(told, spark=open_session(arguments), terminal=terminal)
     config = read_config(EvaluationConfig, arguments)
     spark = open_session(arguments)
     if command == "arms":

@@ -100,3 +100,54 @@ class EvaluationConfig(ArmsConfig):
         """What a comparison is made from, as JSON keeps it; without where its tables and files lie."""
         aside = ("tables", "working", "page")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in aside}
+
+
+@dataclass(frozen=True)
+class RoiConfig:
+    """What `evaluate roi` is told: prices, the machines that stages ran on, how often a year, the value of a point."""
+
+    tables: str = option("", "where the tables are, after `evaluate compare`", stages="all")
+    arm: str = option("betr", "the arm whose gain it is", stages="roi")
+    prices: str | None = option(
+        None, "YAML with `currency` and `machines` (core_hour, gpu_hour), as for `betr estimate`", stages="roi"
+    )
+    cores: int | None = option(None, "cores that the stages held; default: this session's", stages="roi")
+    gpus: int = option(0, "GPUs that embedding held", stages="roi")
+    times_a_year: float = option(0.0, "how often a year it is selected again", stages="roi")
+    repeated: tuple[str, ...] = option(
+        ["import=1", "score=1", "select=1", "cover=1"],
+        "what selecting again takes: STAGE=SHARE of what the stage cost (new documents alone: less than 1)",
+        stages="roi",
+        many=True,
+    )
+    value_per_point: float | None = option(
+        None, "what a percentage point of right answers is worth in a year, in the currency of the prices", stages="roi"
+    )
+    training_cost: float | None = option(
+        None, "what the planned training of the large model costs, in the same currency", stages="roi"
+    )
+    level: float = option(LEVEL, "level of the intervals", stages="roi")
+    page: str | None = option(None, "HTML page, or none; default: pages/ under a local tables root", stages="roi")
+
+    def __post_init__(self) -> None:
+        if self.prices is None:
+            raise InputError(
+                "a return needs prices: name a YAML file with --prices (`currency`, `machines`: `core_hour`)"
+            )
+        if (self.cores is not None and self.cores < 1) or self.gpus < 0:
+            raise InputError(f"--cores must be at least 1 and --gpus 0 or more; got {self.cores} and {self.gpus}")
+        if not 0.5 <= self.level < 1:
+            raise InputError(f"--level must be at least 0.5 and below 1; got {self.level!r}")
+        _ = self.shares
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """stage -> the share of its cost that selecting again takes."""
+        shares = {}
+        for each in self.repeated:
+            stage, _, share = each.partition("=")
+            try:
+                shares[stage.strip()] = float(share)
+            except ValueError:
+                raise InputError(f"--repeated wants STAGE=SHARE; got {each!r}") from None
+        return shares

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from curation.files import write_whole
 from curation.progress import Terminal
 from curation.session import get_session
 from curation.tables import Tables, hold, is_local
-from evaluation import compare, stages
-from evaluation.config import EvaluationConfig
+from evaluation import compare, laws, ledger, roi, stages
+from evaluation.config import EvaluationConfig, RoiConfig
 from evaluation.proxy import FINETUNED
-from evaluation.report import comparison_page
+from evaluation.report import comparison_page, return_page
 
 NONE = "none"
 
@@ -47,53 +48,89 @@ def run_comparison(
     """Arms, models, figures and the page (`evaluate compare`); returns the object that `--json` prints."""
     with opened(config, spark, terminal) as run:
         rows, trained = evaluate(run, config)
-        there = stages.measured(run, trained)
-        targets = {row["arm"]: row["arm"].partition(":")[2] for row in rows if row["arm"].startswith("betr:")}
-        asked = set(there.evaluations["benchmark"])
-        settings: dict[str, Any] = {
-            "targets": {arm: name for arm, name in targets.items() if name in asked},
-            "chance": compare.chance_of(there.held_out),
-            "level": config.level,
-        }
-        found = compare.compare(there.runs, there.evaluations, **settings)
-        tuned = None
-        if (there.evaluations["phase"] == FINETUNED).any():
-            tuned = compare.compare(there.runs, there.evaluations, phase=FINETUNED, **settings)
-        said = compare.words(found, ours=config.ours)
+        judged = judge(run, trained, level=config.level)
+        said = compare.words(judged.found, ours=config.ours)
         for line in (*said.told, *said.against):
             run.terminal.line(line)
-        page = draw(run, config, found, tuned, trained.key)
+        page = draw(run, config, judged, rows, trained.key)
+        held_out = run.needs("held-out")
         return {
             "arms": [row.asDict() for row in rows],
-            "held_out": {"counts": there_counts(there), "removed": run.needs("held-out")["removed"]},
-            "pretrained": compare.as_json(found),
-            "finetuned": None if tuned is None else compare.as_json(tuned),
+            "held_out": {"measured": held_out["counts"], "removed": held_out["removed"]},
+            "pretrained": compare.as_json(judged.found),
+            "finetuned": None if judged.tuned is None else compare.as_json(judged.tuned),
+            "laws": laws.as_json(judged.laws),
             "page": page,
             "warnings": run.warnings,
         }
 
 
-def there_counts(there: stages.Measured) -> dict[str, int]:
-    kept = there.held_out[there.held_out["removed"].isna()]
-    return {str(name): len(rows) for name, rows in kept.groupby("benchmark")}
+@dataclass(frozen=True)
+class Judged:
+    """What the models of a comparison tell. tuned: after fine-tuning, None where nobody asked for it."""
+
+    found: compare.Comparison
+    tuned: compare.Comparison | None
+    laws: laws.Laws
 
 
-def draw(
-    run: Run, config: EvaluationConfig, found: compare.Comparison, tuned: compare.Comparison | None, key: str
-) -> str | None:
+def judge(run: Run, trained: Outcome, *, level: float) -> Judged:
+    """Figures of the runs that a training left, from the tables alone."""
+    there = stages.measured(run, trained)
+    asked = set(there.evaluations["benchmark"])
+    heads = {arm: arm.partition(":")[2] for arm in there.runs["arm"].unique() if arm.startswith("betr:")}
+    chance = compare.chance_of(there.held_out)
+    settings: dict[str, Any] = {
+        "targets": {arm: head for arm, head in heads.items() if head in asked}, "chance": chance, "level": level,
+    }  # fmt: skip
+    found = compare.compare(there.runs, there.evaluations, **settings)
+    tuned = None
+    if (there.evaluations["phase"] == FINETUNED).any():
+        tuned = compare.compare(there.runs, there.evaluations, phase=FINETUNED, **settings)
+    fitted = laws.fit_arms(there.runs, there.evaluations, baseline=compare.BASELINE, chance=chance, level=level)
+    return Judged(found, tuned, fitted)
+
+
+def draw(run: Run, config: EvaluationConfig, judged: Judged, rows: Sequence[Row], key: str) -> str | None:
     """The page of a comparison where --page says, else under a local tables root; None where there is no such place."""
-    out = config.page
-    if out is None and not run.tables.is_catalog and is_local(run.tables.root):
-        out = str(Path(run.tables.root, "pages", f"comparison-{key}.html"))
+    out = config.page if config.page is not None else place(run, f"comparison-{key}.html")
     if out is None or out == NONE:
         return None
-    run.terminal.line(f"the page: {write_whole(comparison_page(found, ours=config.ours), out)}")
+    page = comparison_page(
+        judged.found, ours=config.ours, laws=judged.laws, tuned=judged.tuned,
+        reach={row["arm"]: row["tokens"] for row in rows},
+    )  # fmt: skip
+    run.terminal.line(f"the page: {write_whole(page, out)}")
     return out
+
+
+def place(run: Run, name: str) -> str | None:
+    """Where a page goes under a local tables root; None where there is no such place."""
+    if run.tables.is_catalog or not is_local(run.tables.root):
+        return None
+    return str(Path(run.tables.root, "pages", name))
+
+
+def run_roi(
+    config: RoiConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+) -> dict[str, Any]:
+    """What the latest comparison's selection cost and brings back (`evaluate roi`): figures and one page."""
+    with opened(config, spark, terminal) as run:
+        trained = run.needs("proxies", "compare")
+        judged = judge(run, trained, level=config.level)
+        found = ledger.returned(run, config, judged.found, judged.laws)
+        said = roi.words(found)
+        for line in (*said.gain, *said.running, *said.effect, *said.against):
+            run.terminal.line(line)
+        out = config.page if config.page is not None else place(run, f"return-{trained.key}.html")
+        if out is not None and out != NONE:
+            run.terminal.line(f"the page: {write_whole(return_page(found), out)}")
+        return {**roi.as_json(found), "page": out}
 
 
 @contextmanager
 def opened(
-    config: EvaluationConfig, spark: SparkSession | None = None, terminal: Terminal | None = None
+    config: EvaluationConfig | RoiConfig, spark: SparkSession | None = None, terminal: Terminal | None = None
 ) -> Iterator[Run]:
     """The tables root of `config`, held against other runs while the body works on it."""
     spark = spark or get_session()

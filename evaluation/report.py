@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from curation import report
 from curation.progress import clock
 from curation.report import COLOURS, Html, Point, Reference, Section, number, percent
-from evaluation import roi
+from evaluation import after_finetuning, roi
 from evaluation.compare import Comparison, Gain, Loss, Words, bits, place, points, words
 from evaluation.filter_law import FilterLaw, beside
 from evaluation.laws import Laws
@@ -35,11 +35,12 @@ SMALL = (
 
 def comparison_page(
     found: Comparison, *, title: str = "", ours: str | None = None, laws: Laws | None = None,
-    filter_law: FilterLaw | None = None, reach: Mapping[str, float] | None = None,
+    filter_law: FilterLaw | None = None, reach: Mapping[str, float] | None = None, tuned: Comparison | None = None,
 ) -> str:  # fmt: skip
     """The whole page, the answer first. ours: the arm whose defeats are listed; None: all but the baseline.
 
-    laws, filter_law: fitted through the runs, where there are; reach: arm -> unique tokens of its selection.
+    laws, filter_law: fitted through the runs, where there are; reach: arm -> unique tokens of its selection; tuned: the
+    same models after fine-tuning.
     """
     said = words(found, ours=ours)
     sections = [
@@ -49,6 +50,7 @@ def comparison_page(
         *([Section("Each target on each benchmark", _matrix(found))] if found.cells else []),
         Section("Loss by size", _losses(found)),
         *([Section("Right answers", _accuracy(found))] if found.accuracies else []),
+        *([Section("After fine-tuning", _tuned(found, tuned))] if tuned else []),
         *([Section("Laws and the compute saved", _laws(laws))] if laws else []),
         *([Section("How much to keep", _filter_law(filter_law))] if filter_law else []),
         *([Section("How far the selections reach", _reach(reach))] if reach else []),
@@ -335,6 +337,17 @@ def _percent(share: Estimate | None) -> str:
         return report.ABSENT
     ends = (None if end is None else 100 * end for end in (share.low, share.high))
     return _estimate(Estimate(100 * share.value, *ends))
+
+
+def _tuned(found: Comparison, tuned: Comparison) -> list[Html]:
+    left = after_finetuning.what_is_left(found, tuned)
+    headers = ["arm", "on", "gain before", "gain after", "left"]
+    cells = [tuple(report.ABSENT if c is None else c for c in row) for row in after_finetuning.rows(left, _last(found))]
+    return [
+        report.bullets(after_finetuning.words(left, _last(found))),
+        report.table(headers, cells, caption=f"Size {_last(found)}: bits per byte fewer than {found.baseline}"),
+        report.paragraph("Every model was fine-tuned on the same examples, and then measured again.", kind="quiet"),
+    ]
 
 
 def _reach(unique: Mapping[str, float]) -> list[Html]:
