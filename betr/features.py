@@ -273,7 +273,7 @@ def _next_word(data: U8, i: int, end: int, classes: U8) -> Any:
 
 
 @jit()
-def _hash_character(data: U8, i: int, end: int, value: int) -> Any:
+def _hash_character(data: U8, i: int, end: int, value: Any) -> Any:
     """(the hash, gone on with the character at i; where the character ends)."""
     value = np.uint32(np.uint32(value ^ np.uint32(np.int8(data[i]))) * _FNV_PRIME)
     i += 1

@@ -94,6 +94,10 @@ def hold(root: Path) -> None:
         # -- betr ------------------------------------------------------------------------------------------------------
         (lambda _: RunConfig(), "--tables is missing: name a folder or catalog.schema to keep the tables in"),
         (run(per_benchmark="some"), "--per-benchmark must be a number above 0, 'equal' or 'all'; got 'some'"),
+        (run(features="letters"), "--features must be one of words, subwords, segments; got 'letters'"),
+        (run(maxn=3), "--minn and --maxn are for subwords: give --features subwords or segments with them"),
+        (run(features="segments", minn=1), "--features segments has subwords only with --maxn: give it beside --minn"),
+        (run(features="segments", import_fasttext="a.bin"), "--features and --import-fasttext exclude each other: a .bin brings its own features"),
         (run(read="stream"), "--read must be one of auto, spark, files; got 'stream'"),
         (run(wave_rows=0), "--wave-rows must be at least 1; got 0"),
         (run(on_drift="stop"), "--on-drift must be one of warn, fail, ignore; got 'stop'"),

@@ -188,7 +188,7 @@ texts = st.one_of(
 
 specs = st.builds(
     lambda ngrams, buckets, subwords, segmenter: FeatureSpec(
-        ngrams, buckets if ngrams > 1 or subwords[1] else 0, "__label__", *subwords, segmenter
+        ngrams, buckets if ngrams > 1 or subwords[1] else 0, "__label__", subwords[0], subwords[1], segmenter
     ),
     st.integers(1, 5),
     st.sampled_from([1, 7, 1000, 2_000_003]),

@@ -47,7 +47,7 @@ text = st.one_of(
 SUBWORDS = [(0, 0), (1, 1), (1, 3), (2, 4), (3, 6), (1, 32), (32, 32)]
 spec = st.builds(
     lambda ngrams, buckets, prefix, subwords, segmenter: FeatureSpec(
-        ngrams, buckets if ngrams > 1 or subwords[1] else 0, prefix, *subwords, segmenter
+        ngrams, buckets if ngrams > 1 or subwords[1] else 0, prefix, subwords[0], subwords[1], segmenter
     ),
     st.integers(1, 5),
     st.sampled_from([1, 2, 7, 1000, 1024]),
@@ -149,7 +149,8 @@ def test_fuzz_random_bytes_in_random_batches(seed: int) -> None:
     """Bytes of every mixture, texts that begin and end anywhere in the buffer and overlap: the same bits, no crash."""
     rng = np.random.default_rng(seed)
     specs = [FeatureSpec(*each) for each in ((1, 0), (2, 1000), (3, 7), (5, 1000))]
-    specs += [FeatureSpec(2, 1000, "_", *each) for each in ((2, 4), (1, 32, "unicode14"), (0, 0, "unicode14"))]
+    ways = ((2, 4, "space"), (1, 32, "unicode14"), (0, 0, "unicode14"))
+    specs += [FeatureSpec(2, 1000, "_", minn, maxn, segmenter) for minn, maxn, segmenter in ways]
     models = [classifier(WORDS, each, i)._weights for i, each in enumerate(specs)]
     alphabet = [*SPACE, *b"</s>_label-thx", 0x80, 0xFF]
     for _ in range(700):
