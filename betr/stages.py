@@ -600,6 +600,7 @@ def train(run: Run) -> Outcome:
     if config.heads and not heads:
         raise InputError("--heads: the labels are for all targets only: run `betr rank --heads` first")
     settings = {name: value for name, value in config.settings("train").items() if name != "heads"}
+    settings["learning_rate"] = config.learning_rate_in_use
     if config.features == "words":  # classifiers of before there were others keep their names
         settings = {name: value for name, value in settings.items() if name not in ("features", "minn", "maxn")}
     if config.import_fasttext:

@@ -97,6 +97,8 @@ def test_features_are_named_and_subwords_have_fasttexts_names(
 ) -> None:
     training = config(**given).training(100)
     assert (training.minn, training.maxn, training.segmenter) == (minn, maxn, segmenter)
+    assert training.learning_rate == (0.5 if maxn else 0.03)
+    assert config(**given, learning_rate=0.1).training(100).learning_rate == 0.1
     spec = training.features()
     assert (spec.minn, spec.maxn, spec.segmenter, spec.buckets) == (minn, maxn, segmenter, 2_000_000)
 
