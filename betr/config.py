@@ -179,7 +179,7 @@ class RunConfig:
     quota: tuple[str, ...] = option(
         [],
         "share of the kept tokens for a source, a metadata value, or the documents that a head scores highest: "
-        "source=wiki:0.2, metadata.language=de:0.1 or head=arc_easy:0.3",
+        "source=wiki:0.2, metadata.language=de:0.1, both as metadata.language,source=de,wiki:0.1, or head=arc_easy:0.3",
         stages="select",
         many=True,
     )

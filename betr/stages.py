@@ -937,7 +937,7 @@ def select(run: Run) -> Outcome:
         return run.unchanged(earlier)
     with run.stage("select", key, unit="documents") as work:
         scores = scores_to_cut(run, scored["classifier_id"], wanted)
-        by_metadata = (wanted.quota_field or "").startswith("metadata.")
+        by_metadata = any(field.startswith("metadata.") for field in wanted.quota_fields)
         with work.clock.counting("compute"):
             cut = selection.select(
                 scores,
