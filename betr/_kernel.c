@@ -417,9 +417,10 @@ static int64_t hash_subwords(const Model *m, const Steps *steps, const uint8_t *
     return count + w;
 }
 
-static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t end, int64_t eos_word, Block *b, Sums *sums,
-                       double *margins) {
-    const int n = m->word_ngrams, maxn = m->maxn;
+/* Compiled twice: `plain` says that white space cuts tokens and that there are no subwords. */
+INLINE void score_any(const Model *m, const Steps *steps, int64_t at, int64_t end, int64_t eos_word, Block *b, Sums *sums,
+                      double *margins, const int plain) {
+    const int n = m->word_ngrams, has_subwords = !plain && m->maxn > 0;
     const uint64_t buckets = m->buckets, inverse = m->inverse; /* here no store can reach them */
     const int64_t width = m->width;
     const float *const bucket_weights = m->bucket_weights;
@@ -429,11 +430,11 @@ static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t e
     uint64_t inside = 0;
     memset(sums->words, 0, sizeof(double) * (size_t)m->width);
     memset(sums->ngrams, 0, sizeof(double) * (size_t)m->width);
-    memset(sums->subwords, 0, sizeof(double) * (size_t)m->width);
+    if (has_subwords) memset(sums->subwords, 0, sizeof(double) * (size_t)m->width);
     memset(sums->known, 0, sizeof(int64_t) * (size_t)m->width);
     while (!ended) {
-        edges = m->classes ? find_segments(m->data, &at, end, m->classes, b->edges)
-                           : steps->find(m->data, m->size, &at, end, &inside, b->edges, edges);
+        edges = !plain && m->classes ? find_segments(m->data, &at, end, m->classes, b->edges)
+                                     : steps->find(m->data, m->size, &at, end, &inside, b->edges, edges);
         const int64_t tokens = edges / 2;
         steps->hash(m->data, m->size, b, tokens);
         for (int64_t t = 0; t < tokens; t++) __builtin_prefetch(m->slots + 4 * (b->hash[t] & m->slot_mask));
@@ -452,7 +453,7 @@ static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t e
                 __builtin_prefetch(m->word_weights + word * m->width);
             }
             b->token[kept++] = (uint64_t)(int64_t)(int32_t)b->hash[t];
-            if (maxn > 0 && !ended) subwords += hash_subwords(m, steps, p, length, b, &waiting, sums->subwords);
+            if (has_subwords && !ended) subwords += hash_subwords(m, steps, p, length, b, &waiting, sums->subwords);
         }
         if (edges % 2) b->edges[0] = b->edges[edges - 1]; /* a token that goes on in the next block */
         edges %= 2;
@@ -492,14 +493,24 @@ static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t e
         ngrams += found;
         steps->add(m->word_weights, m->width, b->word, words, sums->words, sums->known);
         steps->add(m->bucket_weights, m->width, b->bucket, found, sums->ngrams, NULL);
-        if (waiting) steps->add(m->bucket_weights, m->width, b->subword, waiting, sums->subwords, NULL);
+        if (has_subwords) steps->add(m->bucket_weights, m->width, b->subword, waiting, sums->subwords, NULL);
     }
     for (int64_t h = 0; h < m->heads; h++) {
         const int64_t features = sums->known[h] + ngrams + subwords;
         double total = sums->words[h] + sums->ngrams[h];
-        if (maxn > 0) total += sums->subwords[h];
+        if (has_subwords) total += sums->subwords[h];
         margins[h] = features > 0 ? total / (double)features : 0.0;
     }
+}
+
+static void score_words(const Model *m, const Steps *steps, int64_t at, int64_t end, int64_t eos_word, Block *b, Sums *sums,
+                        double *margins) {
+    score_any(m, steps, at, end, eos_word, b, sums, margins, 1);
+}
+
+static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t end, int64_t eos_word, Block *b, Sums *sums,
+                       double *margins) {
+    score_any(m, steps, at, end, eos_word, b, sums, margins, 0);
 }
 
 /* --- Python ------------------------------------------------------------------------------------------------------ */
@@ -611,8 +622,9 @@ static PyObject *score(PyObject *self, PyObject *args) {
     Py_BEGIN_ALLOW_THREADS;
     const uint8_t *eos = (const uint8_t *)"</s>";
     const int64_t eos_word = lookup(&model, eos, 4, EOS_HEAD, fnv(FNV_SEED, eos, eos + 4));
+    const int plain = !model.classes && model.maxn == 0;
     for (Py_ssize_t i = 0; i < texts; i++)
-        score_text(&model, steps, starts[i], stops[i], eos_word, block, &sums, margins + i * heads);
+        (plain ? score_words : score_text)(&model, steps, starts[i], stops[i], eos_word, block, &sums, margins + i * heads);
     Py_END_ALLOW_THREADS;
 
 done:

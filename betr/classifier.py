@@ -483,8 +483,7 @@ def _collect(documents: Documents, spec: FeatureSpec, spool: IO[bytes]) -> _Coll
                 counts,
                 used,
                 spec.word_ngrams,
-                spec.minn,
-                spec.maxn,
+                spec.lengths,
                 spec.classes,
                 max(spec.buckets, 1),
                 prefix,
@@ -500,7 +499,7 @@ def _collect(documents: Documents, spec: FeatureSpec, spool: IO[bytes]) -> _Coll
                 written = int(ends[done - 1])
             if done < len(texts):  # something is full: make room for at least the next text, then go on with it
                 size = int(offsets[done + 1] - offsets[done])
-                most_words, most = ft.most_features(size, spec.word_ngrams, spec.minn, spec.maxn, spec.classes)
+                most_words, most = ft.most_features(size, spec.word_ngrams, spec.lengths, spec.classes)
                 if len(features) < most:
                     features = np.empty(most, np.int32)
                 if used[0] + most_words > len(counts) or used[1] + size + len(eos) > len(vocabulary.pool):

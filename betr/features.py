@@ -81,9 +81,14 @@ class FeatureSpec:
         return self.word_ngrams > 1 or self.maxn > 0
 
     @property
-    def classes(self) -> U8:
-        """The table of the segmenter; empty where white space cuts."""
-        return _NO_CLASSES if self.segmenter == "space" else point_classes()
+    def lengths(self) -> tuple[int, int] | None:
+        """minn and maxn, as the kernels in numba take them: with None they are compiled without subwords."""
+        return (self.minn, self.maxn) if self.maxn > 0 else None
+
+    @property
+    def classes(self) -> U8 | None:
+        """The table of the segmenter, likewise; None where white space cuts."""
+        return None if self.segmenter == "space" else point_classes()
 
     def recorded(self) -> dict[str, Any]:
         """The fields as a classifier's file holds them: those that came later only where they say something."""
@@ -93,8 +98,6 @@ class FeatureSpec:
 
 _RECORDED = ("word_ngrams", "buckets", "label_prefix")  # in every file; one without the others means words
 _DEFAULTS = {field.name: field.default for field in fields(FeatureSpec)}
-_NO_CLASSES = np.zeros(0, np.uint8)
-_NO_CLASSES.flags.writeable = False
 
 
 class Vocabulary(NamedTuple):
@@ -264,9 +267,9 @@ def _starts_with(data: U8, start: int, stop: int, prefix: U8) -> bool:
 
 
 @jit()
-def _next_word(data: U8, i: int, end: int, classes: U8) -> Any:
+def _next_word(data: U8, i: int, end: int, classes: U8 | None) -> Any:
     """`_next_token`, by the segmenter's table where there is one."""
-    if classes.size == 0:
+    if classes is None:
         return _next_token(data, i, end)
     start, stop = next_segment(data, i, end, classes)
     return start, stop, _hash(data, start, stop)
@@ -284,11 +287,14 @@ def _hash_character(data: U8, i: int, end: int, value: Any) -> Any:
 
 
 @jit()
-def _subwords(data: U8, first: int, start: int, stop: int, minn: int, maxn: int, hashes: npt.NDArray[np.uint32]) -> int:
+def _subwords(
+    data: U8, first: int, start: int, stop: int, lengths: tuple[int, int], hashes: npt.NDArray[np.uint32]
+) -> int:
     """Hashes of the subwords of the token data[start:stop] that begin at `first`, shorter ones first; returns how many.
 
     first = start - 1 stands for the "<" before the token; inside a character nothing begins.
     """
+    minn, maxn = lengths
     found = 0
     if first < start:
         value, i = np.uint32(np.uint32(_FNV_SEED ^ np.uint32(60)) * _FNV_PRIME), start
@@ -344,9 +350,8 @@ def score_kernel(
     word_weights: F32,
     bucket_weights: F32,
     word_ngrams: int,
-    minn: int,
-    maxn: int,
-    classes: U8,
+    lengths: tuple[int, int] | None,
+    classes: U8 | None,
     label_prefix: U8,
     eos: U8,
     margins: F64,
@@ -358,9 +363,9 @@ def score_kernel(
     that the head doesn't know it. A text without any feature has margin 0.
 
     Weights are added in the order of the text, in double precision, words, n-grams and subwords each for themselves;
-    then come the additions of these sums, in this order (subwords only where maxn > 0), and one division. So a margin
-    depends on its text alone, and `_kernel.c`, which does the same, gives the same bits. (No fastmath here: it regroups
-    sums.)
+    then come the additions of these sums, in this order (subwords only where they have lengths), and one division. So a
+    margin depends on its text alone, and `_kernel.c`, which does the same, gives the same bits. (No fastmath here: it
+    regroups sums.)
     """
     slots = vocabulary.slots
     mask = np.int64(slots.shape[0] - 1)
@@ -416,12 +421,12 @@ def score_kernel(
                         words[known_words] = word
                         prefetch(word_weights, word)
                         known_words += 1
-                    if maxn > 0 and not ended:
-                        for first in range(start - 1, stop):
+                    if lengths is not None:
+                        for first in range(start - 1, stop if not ended else start - 1):
                             if waiting > _PENDING - MAX_SUBWORD:
                                 _add(bucket_weights, pending, waiting, subword_sums)
                                 waiting = 0
-                            count = _subwords(data, first, start, stop, minn, maxn, subword_hashes)
+                            count = _subwords(data, first, start, stop, lengths, subword_hashes)
                             for k in range(count):
                                 bucket = np.int64(subword_hashes[k] % np.uint32(buckets))
                                 prefetch(bucket_weights, bucket)
@@ -468,23 +473,27 @@ def score_kernel(
                     for h in range(heads):
                         ngram_sums[h] += bucket_weights[row, h]
             ngrams += found
-            _add(bucket_weights, pending, waiting, subword_sums)
+            if lengths is not None:
+                _add(bucket_weights, pending, waiting, subword_sums)
         for h in range(heads):
             features = known[h] + ngrams + subwords
             total = word_sums[h] + ngram_sums[h]
-            if maxn > 0:
+            if lengths is not None:
                 total += subword_sums[h]
             margins[document, h] = total / features if features > 0 else 0.0
 
 
 @jit()
-def most_features(size: int, word_ngrams: int, minn: int, maxn: int, classes: U8) -> Any:
+def most_features(size: int, word_ngrams: int, lengths: tuple[int, int] | None, classes: U8 | None) -> Any:
     """(different words, features) that a text of so many bytes has at the most, `</s>` among them."""
     words = size // 2 + 2
     tokens = words
-    if classes.size > 0:  # there a token may be one byte, of which there are 128
+    if classes is not None:  # there a token may be one byte, of which there are 128
         words, tokens = words + 128, size + 1
-    return words, tokens * word_ngrams + ((size + tokens) * (maxn - minn + 1) if maxn > 0 else 0)
+    most = tokens * word_ngrams
+    if lengths is not None:
+        most += (size + tokens) * (lengths[1] - lengths[0] + 1)
+    return words, most
 
 
 @jit()
@@ -496,9 +505,8 @@ def collect_kernel(
     counts: I64,
     used: I64,
     word_ngrams: int,
-    minn: int,
-    maxn: int,
-    classes: U8,
+    lengths: tuple[int, int] | None,
+    classes: U8 | None,
     buckets: int,
     label_prefix: U8,
     eos: U8,
@@ -519,7 +527,7 @@ def collect_kernel(
     written = 0
     for document in range(first, offsets.size - 1):
         i, end = offsets[document], offsets[document + 1]
-        most_words, most = most_features(end - i, word_ngrams, minn, maxn, classes)
+        most_words, most = most_features(end - i, word_ngrams, lengths, classes)
         if (
             written + most > features.size
             or used[0] + most_words > counts.size
@@ -552,9 +560,9 @@ def collect_kernel(
             counts[word] += 1
             features[written] = word
             written += 1
-            if maxn > 0 and not ended:
-                for first in range(start - 1, stop):
-                    for k in range(_subwords(data, first, start, stop, minn, maxn, hashes)):
+            if lengths is not None:
+                for first in range(start - 1, stop if not ended else start - 1):
+                    for k in range(_subwords(data, first, start, stop, lengths, hashes)):
                         bucket = np.int64(hashes[k] % np.uint32(buckets))
                         seen[bucket] = True
                         features[written] = -1 - bucket
@@ -687,10 +695,10 @@ def ngram_buckets(tokens: list[bytes], spec: FeatureSpec) -> list[tuple[bytes, i
 
 def subword_buckets(token: bytes, spec: FeatureSpec) -> list[int]:
     """The buckets of a token's subwords: slow, to explain a score."""
-    if spec.maxn == 0 or token == EOS:
+    if spec.lengths is None or token == EOS:
         return []
     data, hashes, buckets = as_bytes(token), np.empty(MAX_SUBWORD, np.uint32), list[int]()
     for first in range(-1, len(data)):
-        found = _subwords(data, first, 0, len(data), spec.minn, spec.maxn, hashes)
+        found = _subwords(data, first, 0, len(data), spec.lengths, hashes)
         buckets += [int(value) % spec.buckets for value in hashes[:found]]
     return buckets

@@ -99,8 +99,7 @@ def _run(name: str, weights: FeatureWeights, piece: ft.TextPiece, margins: F64) 
             weights.words,
             weights.buckets,
             spec.word_ngrams,
-            spec.minn,
-            spec.maxn,
+            spec.lengths,
             spec.classes,
             prefix,
             ft.as_bytes(ft.EOS),
@@ -111,4 +110,5 @@ def _run(name: str, weights: FeatureWeights, piece: ft.TextPiece, margins: F64) 
     words, (buckets, width) = len(weights.words), weights.buckets.shape
     texts = (piece.data, piece.starts, piece.stops)
     sizes = (words, buckets, width, spec.word_ngrams, spec.minn, spec.maxn)
-    _native.score(name, *texts, *vocabulary, weights.words, weights.buckets, *sizes, spec.classes, prefix, margins)
+    classes = spec.classes if spec.classes is not None else ft.as_bytes(b"")
+    _native.score(name, *texts, *vocabulary, weights.words, weights.buckets, *sizes, classes, prefix, margins)
