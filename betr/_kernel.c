@@ -4,6 +4,7 @@
  * A block of tokens of one text goes through five steps, each a loop without a long dependency: find where tokens begin
  * and end, hash eight of them side by side, look them up, hash their n-grams, add the weights. Each step asks for the
  * memory that the next one reads. The order of the additions is that of the text, whatever the size of a block.
+ * Tokens by Unicode's classes of characters replace the first step; subwords join the third.
  *
  * Steps that profit from wider registers are written once, in the compilers' vector types, and compiled once more for
  * AVX2; which one runs is decided at run time. Nothing is allocated per text.
@@ -33,7 +34,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { TOKENS = 256, MAX_NGRAMS = 5, LANES = 8 };
+enum { TOKENS = 256, MAX_NGRAMS = 5, LANES = 8, MAX_SUBWORD = 32, SUBWORDS = 1024, POINTS = 0x110000 };
 
 typedef uint32_t u32x8 __attribute__((vector_size(32)));
 typedef int32_t i32x8 __attribute__((vector_size(32)));
@@ -55,6 +56,7 @@ typedef struct {
     uint64_t token[TOKENS + 1];                             /* hashes of the tokens that count, sign-extended */
     int64_t word[TOKENS + 1];
     int64_t bucket[(TOKENS + 1) * (MAX_NGRAMS - 1)];
+    int64_t subword[SUBWORDS];                              /* buckets whose weights are on their way from memory */
 } Block;
 
 typedef struct {
@@ -67,14 +69,16 @@ typedef struct {
     const float *word_weights, *bucket_weights; /* [words, width], [buckets, width] */
     int64_t words, width, heads;
     uint64_t buckets, inverse;
-    int word_ngrams;
+    int word_ngrams, minn, maxn;
+    const uint8_t *classes; /* of each code point, or NULL: white space cuts tokens */
     const uint8_t *prefix;
     int64_t prefix_size;
 } Model;
 
-/* Sums of one text so far: one double a head for words, one for n-grams, and how many words the head knows. */
+/* Sums of one text so far: one double a head for words, one for n-grams, one for subwords, and how many words the head
+ * knows. */
 typedef struct {
-    double *words, *ngrams;
+    double *words, *ngrams, *subwords;
     int64_t *known;
 } Sums;
 
@@ -149,6 +153,53 @@ static int64_t find_scalar(const uint8_t *data, int64_t size, int64_t *at, int64
                            int64_t *edges, int64_t n) {
     const int64_t limit = 2 * TOKENS - 64;
     FIND_TOKENS(token_bits64);
+}
+
+/* The same by classes of characters: see segments.py. Every token is whole. */
+enum { CLASS_S, CLASS_W, CLASS_C, CLASS_P, CLASS_M };
+
+INLINE int continues(uint8_t byte) { return (byte & 0xc0) == 0x80; }
+
+/* The class of the character at *at, which moves behind it; *point is its code point, -1 where it has none. */
+INLINE int class_of(const uint8_t *data, int64_t *at, int64_t end, const uint8_t *classes, int32_t *point) {
+    const int64_t i = *at;
+    const int32_t lead = data[i];
+    int64_t stop = i + 1;
+    if (lead < 128) {
+        *at = stop, *point = lead;
+        return classes[lead];
+    }
+    while (stop < end && continues(data[stop])) stop++;
+    const int64_t size = stop - i;
+    *at = stop, *point = -1;
+    if (size == 1 || size > 4 || lead >> (7 - size) != (1 << (size + 1)) - 2) return CLASS_W;
+    int32_t found = lead & (0x7f >> size);
+    for (int64_t k = i + 1; k < stop; k++) found = found << 6 | (data[k] & 0x3f);
+    if (found >= POINTS) return CLASS_W;
+    *point = found;
+    return classes[found];
+}
+
+static int64_t find_segments(const uint8_t *data, int64_t *at, int64_t end, const uint8_t *classes, int64_t *edges) {
+    int64_t i = *at, n = 0;
+    while (i < end && n < 2 * TOKENS) {
+        int32_t point, next_point;
+        int64_t start = i;
+        int kind = class_of(data, &i, end, classes, &point);
+        if (kind == CLASS_S) continue;
+        while (i < end) {
+            int64_t after = i;
+            const int next = class_of(data, &after, end, classes, &next_point);
+            if (next == CLASS_M)
+                point = -1; /* what follows a mark continues no run of symbols */
+            else if (next != kind || (kind != CLASS_W && (kind != CLASS_P || next_point != point)))
+                break;
+            i = after;
+        }
+        edges[n] = start, edges[n + 1] = i, n += 2;
+    }
+    *at = i;
+    return n;
 }
 
 /* --- step 2: hashes ---------------------------------------------------------------------------------------------- */
@@ -323,26 +374,72 @@ INLINE int64_t bucket_of(uint64_t x, uint64_t buckets, uint64_t inverse) {
     return (int64_t)(rest - (buckets & -(uint64_t)(rest >= buckets)));
 }
 
-static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t end, int64_t eos_word, Block *b, Sums *sums,
-                       double *margins) {
-    const int n = m->word_ngrams;
+INLINE uint32_t fnv_byte(uint32_t hash, uint8_t byte) { return (hash ^ (uint32_t)(int32_t)(int8_t)byte) * FNV_PRIME; }
+
+/* Append the buckets of the subwords of the token of `length` bytes at p to b->subword, of which `*waiting` wait to be
+ * added; they are, whenever there is no room for those of one more character. Returns how many there are. */
+static int64_t hash_subwords(const Model *m, const Steps *steps, const uint8_t *p, int64_t length, Block *b, int64_t *waiting,
+                             double *sums) {
+    const uint64_t buckets = m->buckets, inverse = m->inverse;
+    const int minn = m->minn, maxn = m->maxn;
+    const int64_t width = m->width;
+    const float *const weights = m->bucket_weights;
+    int64_t w = *waiting, count = -w;
+    for (int64_t first = -1; first < length; first++) { /* -1: the "<" before the token */
+        uint32_t hash = FNV_SEED;
+        int64_t i = first + 1;
+        if (first >= 0 && continues(p[first])) continue;
+        hash = fnv_byte(hash, first < 0 ? '<' : p[first]);
+        while (i < length && continues(p[i])) hash = fnv_byte(hash, p[i++]);
+        if (w > SUBWORDS - MAX_SUBWORD) {
+            steps->add(weights, width, b->subword, w, sums, NULL);
+            count += w, w = 0;
+        }
+        for (int n = 1; n <= maxn; n++) {
+            if (n > 1) {
+                if (i < length) {
+                    hash = fnv_byte(hash, p[i++]);
+                    while (i < length && continues(p[i])) hash = fnv_byte(hash, p[i++]);
+                } else if (i == length) {
+                    hash = fnv_byte(hash, '>'), i++;
+                } else {
+                    break;
+                }
+            }
+            if (n >= minn && (n > 1 || first >= 0)) {
+                const int64_t bucket = bucket_of(hash, buckets, inverse);
+                __builtin_prefetch(weights + bucket * width);
+                b->subword[w++] = bucket;
+            }
+        }
+    }
+    *waiting = w;
+    return count + w;
+}
+
+/* Compiled twice: `plain` says that white space cuts tokens and that there are no subwords. */
+INLINE void score_any(const Model *m, const Steps *steps, int64_t at, int64_t end, int64_t eos_word, Block *b, Sums *sums,
+                      double *margins, const int plain) {
+    const int n = m->word_ngrams, has_subwords = !plain && m->maxn > 0;
     const uint64_t buckets = m->buckets, inverse = m->inverse; /* here no store can reach them */
     const int64_t width = m->width;
     const float *const bucket_weights = m->bucket_weights;
     uint64_t partial[MAX_NGRAMS] = {0}; /* running hashes of the n-grams that the next token continues */
     int open = 0, ended = 0;
-    int64_t edges = 0, ngrams = 0;
+    int64_t edges = 0, ngrams = 0, subwords = 0;
     uint64_t inside = 0;
     memset(sums->words, 0, sizeof(double) * (size_t)m->width);
     memset(sums->ngrams, 0, sizeof(double) * (size_t)m->width);
+    if (has_subwords) memset(sums->subwords, 0, sizeof(double) * (size_t)m->width);
     memset(sums->known, 0, sizeof(int64_t) * (size_t)m->width);
     while (!ended) {
-        edges = steps->find(m->data, m->size, &at, end, &inside, b->edges, edges);
+        edges = !plain && m->classes ? find_segments(m->data, &at, end, m->classes, b->edges)
+                                     : steps->find(m->data, m->size, &at, end, &inside, b->edges, edges);
         const int64_t tokens = edges / 2;
         steps->hash(m->data, m->size, b, tokens);
         for (int64_t t = 0; t < tokens; t++) __builtin_prefetch(m->slots + 4 * (b->hash[t] & m->slot_mask));
 
-        int64_t words = 0, kept = 0, found = 0;
+        int64_t words = 0, kept = 0, found = 0, waiting = 0;
         for (int64_t t = 0; t < tokens && !ended; t++) {
             const uint8_t *p = m->data + b->edges[2 * t];
             const int64_t length = b->edges[2 * t + 1] - b->edges[2 * t];
@@ -356,6 +453,7 @@ static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t e
                 __builtin_prefetch(m->word_weights + word * m->width);
             }
             b->token[kept++] = (uint64_t)(int64_t)(int32_t)b->hash[t];
+            if (has_subwords && !ended) subwords += hash_subwords(m, steps, p, length, b, &waiting, sums->subwords);
         }
         if (edges % 2) b->edges[0] = b->edges[edges - 1]; /* a token that goes on in the next block */
         edges %= 2;
@@ -395,11 +493,24 @@ static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t e
         ngrams += found;
         steps->add(m->word_weights, m->width, b->word, words, sums->words, sums->known);
         steps->add(m->bucket_weights, m->width, b->bucket, found, sums->ngrams, NULL);
+        if (has_subwords) steps->add(m->bucket_weights, m->width, b->subword, waiting, sums->subwords, NULL);
     }
     for (int64_t h = 0; h < m->heads; h++) {
-        const int64_t features = sums->known[h] + ngrams;
-        margins[h] = features > 0 ? (sums->words[h] + sums->ngrams[h]) / (double)features : 0.0;
+        const int64_t features = sums->known[h] + ngrams + subwords;
+        double total = sums->words[h] + sums->ngrams[h];
+        if (has_subwords) total += sums->subwords[h];
+        margins[h] = features > 0 ? total / (double)features : 0.0;
     }
+}
+
+static void score_words(const Model *m, const Steps *steps, int64_t at, int64_t end, int64_t eos_word, Block *b, Sums *sums,
+                        double *margins) {
+    score_any(m, steps, at, end, eos_word, b, sums, margins, 1);
+}
+
+static void score_text(const Model *m, const Steps *steps, int64_t at, int64_t end, int64_t eos_word, Block *b, Sums *sums,
+                       double *margins) {
+    score_any(m, steps, at, end, eos_word, b, sums, margins, 0);
 }
 
 /* --- Python ------------------------------------------------------------------------------------------------------ */
@@ -422,25 +533,27 @@ static PyObject *instruction_sets(PyObject *self, PyObject *args) {
 
 PyDoc_STRVAR(score_doc,
              "score(instructions, data, starts, stops, slots, pool, pool_offsets, word_weights, bucket_weights, words, "
-             "buckets, width, word_ngrams, label_prefix, margins)\n--\n\n"
+             "buckets, width, word_ngrams, minn, maxn, classes, label_prefix, margins)\n--\n\n"
              "Fill margins float64 [n, heads] for the n texts data[starts[i]:stops[i]].\n\n"
-             "width >= heads is the length of a row of weights: 1, 4, 8 or a multiple of 16. The arrays must be "
+             "width >= heads is the length of a row of weights: 1, 4, 8 or a multiple of 16. classes is that of each code "
+             "point, or empty: white space cuts tokens. The arrays must be "
              "contiguous, of the types of betr.features.score_kernel; ValueError where their sizes don't fit.");
 
-enum { DATA, STARTS, STOPS, SLOTS, POOL, POOL_OFFSETS, WORD_WEIGHTS, BUCKET_WEIGHTS, PREFIX, MARGINS, BUFFERS };
+enum { DATA, STARTS, STOPS, SLOTS, POOL, POOL_OFFSETS, WORD_WEIGHTS, BUCKET_WEIGHTS, CLASSES, PREFIX, MARGINS, BUFFERS };
 
 static PyObject *score(PyObject *self, PyObject *args) {
-    static const Py_ssize_t ITEM[BUFFERS] = {1, 8, 8, 8, 1, 8, 4, 4, 1, 8};
+    static const Py_ssize_t ITEM[BUFFERS] = {1, 8, 8, 8, 1, 8, 4, 4, 1, 1, 8};
     PyObject *object[BUFFERS];
     Py_buffer view[BUFFERS];
     const char *name, *wrong = NULL;
     long long words, buckets, width;
-    int word_ngrams, taken = 0;
+    int word_ngrams, minn, maxn, taken = 0;
     void *memory = NULL;
     (void)self;
-    if (!PyArg_ParseTuple(args, "sOOOOOOOOLLLiOO", &name, &object[DATA], &object[STARTS], &object[STOPS], &object[SLOTS],
+    if (!PyArg_ParseTuple(args, "sOOOOOOOOLLLiiiOOO", &name, &object[DATA], &object[STARTS], &object[STOPS], &object[SLOTS],
                           &object[POOL], &object[POOL_OFFSETS], &object[WORD_WEIGHTS], &object[BUCKET_WEIGHTS], &words,
-                          &buckets, &width, &word_ngrams, &object[PREFIX], &object[MARGINS]))
+                          &buckets, &width, &word_ngrams, &minn, &maxn, &object[CLASSES], &object[PREFIX],
+                          &object[MARGINS]))
         return NULL;
     for (; taken < BUFFERS; taken++) {
         const int flags = taken == MARGINS ? PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE : PyBUF_C_CONTIGUOUS;
@@ -465,6 +578,10 @@ static PyObject *score(PyObject *self, PyObject *args) {
         wrong = "the table has no rows of four, or their number is no power of two";
     else if (words < 0 || buckets < 0 || word_ngrams < 1 || word_ngrams > MAX_NGRAMS || (word_ngrams > 1 && buckets < 1))
         wrong = "words, buckets or word_ngrams are out of range";
+    else if (maxn < 0 || maxn > MAX_SUBWORD || minn < (maxn > 0) || minn > maxn || (maxn > 0 && buckets < 1))
+        wrong = "minn or maxn is out of range";
+    else if (view[CLASSES].len != 0 && view[CLASSES].len != POINTS)
+        wrong = "there must be a class for each code point, or none";
     else if (words > view[WORD_WEIGHTS].len / 4 / width || buckets > view[BUCKET_WEIGHTS].len / 4 / width)
         wrong = "there are too few weights";
     for (Py_ssize_t i = 0; !wrong && i < texts; i++)
@@ -472,14 +589,14 @@ static PyObject *score(PyObject *self, PyObject *args) {
     if (wrong) goto done;
 
     const size_t row = sizeof(double) * (size_t)width;
-    memory = PyMem_Malloc(sizeof(Block) + 3 * row); /* once a call, not once a text */
+    memory = PyMem_Malloc(sizeof(Block) + 4 * row); /* once a call, not once a text */
     if (!memory) {
         PyErr_NoMemory();
         goto done;
     }
     Block *block = memory;
     char *rows = (char *)memory + sizeof(Block);
-    Sums sums = {(double *)rows, (double *)(rows + row), (int64_t *)(rows + 2 * row)};
+    Sums sums = {(double *)rows, (double *)(rows + row), (double *)(rows + 2 * row), (int64_t *)(rows + 3 * row)};
     const Model model = {
         .data = view[DATA].buf,
         .size = view[DATA].len,
@@ -495,6 +612,9 @@ static PyObject *score(PyObject *self, PyObject *args) {
         .buckets = buckets > 0 ? (uint64_t)buckets : 1,
         .inverse = ~(uint64_t)0 / (buckets > 0 ? (uint64_t)buckets : 1),
         .word_ngrams = word_ngrams,
+        .minn = minn,
+        .maxn = maxn,
+        .classes = view[CLASSES].len ? view[CLASSES].buf : NULL,
         .prefix = view[PREFIX].buf,
         .prefix_size = view[PREFIX].len,
     };
@@ -502,8 +622,9 @@ static PyObject *score(PyObject *self, PyObject *args) {
     Py_BEGIN_ALLOW_THREADS;
     const uint8_t *eos = (const uint8_t *)"</s>";
     const int64_t eos_word = lookup(&model, eos, 4, EOS_HEAD, fnv(FNV_SEED, eos, eos + 4));
+    const int plain = !model.classes && model.maxn == 0;
     for (Py_ssize_t i = 0; i < texts; i++)
-        score_text(&model, steps, starts[i], stops[i], eos_word, block, &sums, margins + i * heads);
+        (plain ? score_words : score_text)(&model, steps, starts[i], stops[i], eos_word, block, &sums, margins + i * heads);
     Py_END_ALLOW_THREADS;
 
 done:

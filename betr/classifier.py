@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
@@ -42,6 +42,9 @@ class TrainingConfig:
     word_ngrams: int = 2
     buckets: int = 2_000_000
     seed: int = 0
+    minn: int = 0
+    maxn: int = 0
+    segmenter: str = "space"
 
     def __post_init__(self) -> None:
         for name, low, high in (("dim", 1, 4096), ("epochs", 1, 1000), ("min_count", 1, 2**31), ("seed", 0, 2**63 - 1)):
@@ -52,7 +55,8 @@ class TrainingConfig:
         self.features()
 
     def features(self) -> FeatureSpec:
-        return FeatureSpec(self.word_ngrams, self.buckets if self.word_ngrams > 1 else 0)
+        buckets = self.buckets if self.word_ngrams > 1 or self.maxn else 0
+        return FeatureSpec(self.word_ngrams, buckets, minn=self.minn, maxn=self.maxn, segmenter=self.segmenter)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class FoldedClassifier:
             "word_offsets": self.word_offsets,
             "word_weights": self.word_weights,
         }
-        meta: dict[str, Any] = {"format": FORMAT, "features": asdict(self.features), "labels": list(self.labels)}
+        meta: dict[str, Any] = {"format": FORMAT, "features": self.features.recorded(), "labels": list(self.labels)}
         meta["content_sha256"] = _content_sha256(meta, tensors)
         # One metadata entry: safetensors does not promise an order of several.
         return safetensors_save(tensors, {"betr": json.dumps(meta, sort_keys=True)})
@@ -335,10 +339,11 @@ def feature_contributions(text: str, classifier: FoldedClassifier) -> list[tuple
     """What each word and n-gram of one text adds to its margin (log-odds), largest effect first; they sum to the
     margin.
 
-    A feature that occurs k times is listed once, with k times its weight over the number of features.
+    A feature that occurs k times is listed once, with k times its weight over the number of features. A word's subwords
+    count with the word, known or not.
     """
     spec = classifier.features
-    tokens = ft.tokenize(text.encode())
+    tokens = ft.tokenize(text.encode(), spec)
     ids, wanted = {}, set(tokens)
     raw, ends = classifier.word_bytes.tobytes(), classifier.word_offsets.tolist()
     for i, (start, stop) in enumerate(pairwise(ends)):
@@ -348,8 +353,9 @@ def feature_contributions(text: str, classifier: FoldedClassifier) -> list[tuple
     prefix = spec.label_prefix.encode()
     tokens = [token for token in tokens if token in ids or not (token in labels or token.startswith(prefix))]
     weights = [(token, float(classifier.word_weights[ids[token]])) for token in tokens if token in ids]
-    for ngram, bucket in ft.ngram_buckets(tokens, spec):
-        weights.append((ngram, float(classifier.bucket_weights[bucket])))
+    subwords = ((token, bucket) for token in tokens for bucket in ft.subword_buckets(token, spec))
+    for feature, bucket in (*subwords, *ft.ngram_buckets(tokens, spec)):
+        weights.append((feature, float(classifier.bucket_weights[bucket])))
     totals: dict[str, float] = {}
     for feature, weight in weights:
         key = feature.decode(errors="replace")
@@ -477,6 +483,8 @@ def _collect(documents: Documents, spec: FeatureSpec, spool: IO[bytes]) -> _Coll
                 counts,
                 used,
                 spec.word_ngrams,
+                spec.lengths,
+                spec.classes,
                 max(spec.buckets, 1),
                 prefix,
                 eos,
@@ -491,11 +499,11 @@ def _collect(documents: Documents, spec: FeatureSpec, spool: IO[bytes]) -> _Coll
                 written = int(ends[done - 1])
             if done < len(texts):  # something is full: make room for at least the next text, then go on with it
                 size = int(offsets[done + 1] - offsets[done])
-                most_tokens = size // 2 + 2
-                if len(features) < most_tokens * spec.word_ngrams:
-                    features = np.empty(most_tokens * spec.word_ngrams, np.int32)
-                if used[0] + most_tokens > len(counts) or used[1] + size + len(eos) > len(vocabulary.pool):
-                    vocabulary, counts = _grown(vocabulary, counts, used, most_tokens, size + len(eos))
+                most_words, most = ft.most_features(size, spec.word_ngrams, spec.lengths, spec.classes)
+                if len(features) < most:
+                    features = np.empty(most, np.int32)
+                if used[0] + most_words > len(counts) or used[1] + size + len(eos) > len(vocabulary.pool):
+                    vocabulary, counts = _grown(vocabulary, counts, used, most_words, size + len(eos))
             first = done
         all_ends.append(ends)
         all_tokens.append(tokens)
@@ -815,8 +823,13 @@ def _import(reader: _Reader, positive_label: str | None) -> FoldedClassifier:
         raise refuse(f"it is a {_MODELS.get(model, model)} model of word vectors; train with `fasttext supervised`")
     if version == 11:
         maxn = 0  # as fastText does: supervised models of version 11 never used character n-grams
-    if maxn > 0:
-        raise refuse(f"it uses subwords (minn {minn}, maxn {maxn}), which are not features here; train with -maxn 0")
+    minn = max(minn, 1)  # fastText's own reading of 0: nothing is shorter than one character
+    minn, maxn = (minn, maxn) if minn <= maxn else (0, 0)
+    if maxn > ft.MAX_SUBWORD:
+        raise refuse(
+            f"its subwords have up to {maxn} characters (maxn), the most is {ft.MAX_SUBWORD}; train with fewer"
+        )
+    hashed = word_ngrams > 1 or maxn > 0
     if loss not in (1, 3):
         raise refuse(
             f"its loss is {_LOSSES.get(loss, loss)}, whose two labels are not one sigmoid; train with -loss softmax"
@@ -849,7 +862,7 @@ def _import(reader: _Reader, positive_label: str | None) -> FoldedClassifier:
     rows, columns = map(int, reader.values("<i8", 2))
     start = reader.file.tell()
     # Without n-grams or subwords fastText makes no buckets; an old model may have them all the same, unused.
-    if columns != dim or rows not in (words, words + buckets) or (word_ngrams > 1 and rows != words + buckets):
+    if columns != dim or rows not in (words, words + buckets) or (hashed and rows != words + buckets):
         raise refuse(f"its input matrix is {rows} x {columns}, not {words + buckets} x {dim}; copy or export it again")
     body = rows * columns * 4
     if start + body > reader.size:
@@ -874,7 +887,7 @@ def _import(reader: _Reader, positive_label: str | None) -> FoldedClassifier:
     for i in range(0, rows, block):
         count = min(block, rows - i)
         weights[i : i + count] = reader.values("<f4", count * dim).reshape(count, dim).astype(np.float64) @ direction
-    spec = FeatureSpec(max(word_ngrams, 1), buckets if word_ngrams > 1 else 0)
+    spec = FeatureSpec(max(word_ngrams, 1), buckets if hashed else 0, minn=minn, maxn=maxn)
     offsets = np.zeros(words + 1, np.int64)
     np.cumsum([len(word) for word in entries[:words]], out=offsets[1:])
     return FoldedClassifier(

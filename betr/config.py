@@ -21,8 +21,10 @@ from curation.near_duplicates import parse_near
 
 PAPER_SAMPLE = 10_000_000
 PAPER_EPOCHS = 5
+PAPER_RATE, SUBWORDS_RATE = 0.03, 0.5
 LEAST_STEPS = 150_000
 MOST_EPOCHS = 1_000
+FEATURES = ("words", "subwords", "segments")
 PAPER_ENCODER = "Snowflake/snowflake-arctic-embed-l-v2.0"
 
 
@@ -94,10 +96,24 @@ class RunConfig:
     epochs: int | None = option(
         None, "classifier: passes over the training documents; default: the paper's 5, more for a small sample",
         stages="train")
-    learning_rate: float = option(0.03, "classifier: learning rate at the start", stages="train")
+    learning_rate: float | None = option(
+        None, "classifier: learning rate at the start; default: the paper's 0.03, with subwords 0.5", stages="train"
+    )
     min_count: int = option(5, "classifier: occurrences that make a word a feature", stages="train")
     word_ngrams: int = option(2, "classifier: longest run of words that is a feature", stages="train")
-    buckets: int = option(2_000_000, "classifier: hash buckets for runs of words", stages="train")
+    buckets: int = option(2_000_000, "classifier: hash buckets for runs of words and subwords", stages="train")
+    features: str = option(
+        "words",
+        "classifier: what a text is cut into: words (at white space), subwords (these and their runs of characters), "
+        "segments (Unicode's words: for text without spaces and for code; with --maxn their runs of characters too)",
+        stages="train",
+    )
+    minn: int | None = option(
+        None, "classifier: shortest subword, in characters; default: 2 with subwords, 1 with segments and --maxn",
+        stages="train")
+    maxn: int | None = option(
+        None, "classifier: longest subword, in characters; default: 4 with subwords, none with segments", stages="train"
+    )
     tokenizer: str | None = option(
         None,
         "tokenizer (folder, tokenizer.json or name) that tokens are counted by; default: the encoder's own",
@@ -169,7 +185,7 @@ class RunConfig:
     quota: tuple[str, ...] = option(
         [],
         "share of the kept tokens for a source, a metadata value, or the documents that a head scores highest: "
-        "source=wiki:0.2, metadata.language=de:0.1 or head=arc_easy:0.3",
+        "source=wiki:0.2, metadata.language=de:0.1, both as metadata.language,source=de,wiki:0.1, or head=arc_easy:0.3",
         stages="select",
         many=True,
     )
@@ -229,6 +245,14 @@ class RunConfig:
             raise InputError("--heads and --import-fasttext exclude each other: an imported classifier has no heads")
         self._check_given_classifier()
         tracking.check_settings(self.mlflow, self.mlflow_model, self.mlflow_alias)
+        if self.features not in FEATURES:
+            raise InputError(f"--features must be one of {', '.join(FEATURES)}; got {self.features!r}")
+        if self.features == "words" and (self.minn is not None or self.maxn is not None):
+            raise InputError("--minn and --maxn are for subwords: give --features subwords or segments with them")
+        if self.features == "segments" and self.minn is not None and self.maxn is None:
+            raise InputError("--features segments has subwords only with --maxn: give it beside --minn")
+        if self.features != "words" and self.import_fasttext:
+            raise InputError("--features and --import-fasttext exclude each other: a .bin brings its own features")
         if self.per_benchmark not in ("equal", "all") and not (
             self.per_benchmark.isdigit() and int(self.per_benchmark) > 0
         ):
@@ -295,16 +319,35 @@ class RunConfig:
         The paper's 5 epochs at lr 0.03 are meant for two million documents. A few thousand leave the model where it
         started (log-loss 0.693), so a small sample is read until 150,000 documents have passed.
         """
+        minn, maxn = self._subwords
         enough = min(MOST_EPOCHS, max(PAPER_EPOCHS, -(-LEAST_STEPS // max(1, documents))))
         return TrainingConfig(
             dim=self.dim,
             epochs=enough if self.epochs is None else self.epochs,
-            learning_rate=self.learning_rate,
+            learning_rate=self.learning_rate_in_use,
             min_count=self.min_count,
             word_ngrams=self.word_ngrams,
             buckets=self.buckets,
             seed=self.seed,
+            minn=minn,
+            maxn=maxn,
+            segmenter="unicode14" if self.features == "segments" else "space",
         )
+
+    @property
+    def learning_rate_in_use(self) -> float:
+        """The paper's moves the mean of a thousand subwords too little: it leaves the model where it started."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return SUBWORDS_RATE if self._subwords[1] else PAPER_RATE
+
+    @property
+    def _subwords(self) -> tuple[int, int]:
+        """minn and maxn; (0, 0): none."""
+        if self.features == "words" or (self.features == "segments" and self.maxn is None):
+            return 0, 0
+        least, most = (2, 4) if self.features == "subwords" else (1, 0)
+        return least if self.minn is None else self.minn, most if self.maxn is None else self.maxn
 
     @property
     def selection(self) -> SelectionConfig:

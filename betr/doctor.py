@@ -176,8 +176,10 @@ def _kernel() -> Finding:
         word_weights=draw.normal(size=len(pool)).astype(np.float32),
         bucket_weights=draw.normal(size=1000).astype(np.float32),
     )
+    segments = FeatureSpec(word_ngrams=2, buckets=1000, minn=2, maxn=4, segmenter="unicode14")
+    models = (model, dataclasses.replace(model, features=segments))
     texts = pa.array([*TEXTS, None])
-    margins = {kernel: model.margins(texts, kernel=kernel).tobytes() for kernel in kernels}
+    margins = {kernel: [m.margins(texts, kernel=kernel).tobytes() for m in models] for kernel in kernels}
     odd = [kernel for kernel in kernels if margins[kernel] != margins["numba"]]
     if odd:
         return Finding(FAILED, f"{', '.join(odd)} and numba disagree", "set BETR_KERNEL=numba and report this")

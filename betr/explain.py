@@ -221,13 +221,14 @@ def _shared(judged: Row | None, clustered: Row | None) -> str:
 
 
 def _quota_value(config: SelectionConfig, document: Row, heads: Mapping[str, float] | None) -> str:
-    if config.quota_field is None:
-        return ""
     if config.quota_field == "head":
         return highest_head(heads) if heads else ""
-    if config.quota_field == "source":
-        return document["source"] or ""
-    return (document["metadata"] or {}).get(config.quota_field.removeprefix("metadata.")) or ""
+    metadata = document["metadata"] or {}
+    values = [
+        (document["source"] if field == "source" else metadata.get(field.removeprefix("metadata."))) or ""
+        for field in config.quota_fields
+    ]
+    return ",".join(values) if all(values) else ""
 
 
 def _nearest(label: Row | None, examples: DataFrame) -> NearestExample | None:

@@ -7,12 +7,18 @@ only their n-grams. A newline is white space here and a document is one line: th
 `text.replace("\\n", " ")`. Hashes are FNV-1a over *sign-extended* bytes; the n-gram of hashes a, b, ... is ((a *
 116049371 + b) * 116049371 + ...) on int32 hashes sign-extended to 64 bits, modulo the number of buckets.
 
+Subwords, where maxn > 0 (`Dictionary::computeSubwords`): the runs of minn..maxn characters of `<token>`, known word or
+not, without `<` and `>` alone; their buckets are FNV-1a modulo the number of buckets, the range that n-grams of words
+share. A character is a byte and all continuation bytes (10xxxxxx) after it. `</s>` has none.
+
+With the segmenter `unicode14` segments.py says what a token is; all else is the same.
+
 `score_kernel` is the definition that always runs, by numba; `_kernel.c` gives the same bits faster (betr/kernel.py).
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +28,14 @@ from llvmlite import ir
 from numba.core import types
 from numba.np.arrayobj import make_array
 
+from betr.segments import next_segment, point_classes
 from curation.compiled import instruction, jit, load8
 from curation.errors import InputError
 
 EOS = b"</s>"
 MAX_WORD_NGRAMS = 5
+MAX_SUBWORD = 32
+SEGMENTERS = ("space", "unicode14")
 FASTTEXT_LOG_OFFSET = 1e-5  # fastText reports exp(log(p + 1e-5)), that is p + 1e-5
 
 U8 = npt.NDArray[np.uint8]
@@ -37,21 +46,58 @@ I64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """How text becomes features: words and word n-grams up to `word_ngrams`, hashed into `buckets`."""
+    """How text becomes features: words, word n-grams up to `word_ngrams` and subwords, both hashed into `buckets`.
+
+    minn, maxn: the shortest and the longest subword, in characters; 0: none. segmenter: what cuts a text into words,
+    white space or Unicode's classes of characters (segments.py).
+    """
 
     word_ngrams: int = 2
     buckets: int = 2_000_000
     label_prefix: str = "__label__"
+    minn: int = 0
+    maxn: int = 0
+    segmenter: str = "space"
 
     def __post_init__(self) -> None:
         if not 1 <= self.word_ngrams <= MAX_WORD_NGRAMS:
             raise InputError(f"word_ngrams must be in 1..{MAX_WORD_NGRAMS}; got {self.word_ngrams!r}")
-        if not (0 if self.word_ngrams == 1 else 1) <= self.buckets < 2**31:
-            raise InputError(f"buckets must be in 1..2^31-1 when word_ngrams > 1; got {self.buckets!r}")
+        if not (0 <= self.maxn <= MAX_SUBWORD and min(1, self.maxn) <= self.minn <= self.maxn):
+            raise InputError(
+                f"minn and maxn must be 0, or 1 <= minn <= maxn <= {MAX_SUBWORD}; got {self.minn!r} and {self.maxn!r}"
+            )
+        if self.segmenter not in SEGMENTERS:
+            raise InputError(f"segmenter must be one of {', '.join(SEGMENTERS)}; got {self.segmenter!r}")
+        if not (1 if self.has_buckets else 0) <= self.buckets < 2**31:
+            raise InputError(f"buckets must be in 1..2^31-1 when word_ngrams > 1 or maxn > 0; got {self.buckets!r}")
         if not self.label_prefix:
             raise InputError(
                 "label_prefix must not be empty: it would make every token a label; fastText's is __label__"
             )
+
+    @property
+    def has_buckets(self) -> bool:
+        """Whether there are features that are hashed."""
+        return self.word_ngrams > 1 or self.maxn > 0
+
+    @property
+    def lengths(self) -> tuple[int, int] | None:
+        """minn and maxn, as the kernels in numba take them: with None they are compiled without subwords."""
+        return (self.minn, self.maxn) if self.maxn > 0 else None
+
+    @property
+    def classes(self) -> U8 | None:
+        """The table of the segmenter, likewise; None where white space cuts."""
+        return None if self.segmenter == "space" else point_classes()
+
+    def recorded(self) -> dict[str, Any]:
+        """The fields as a classifier's file holds them: those that came later only where they say something."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name in _RECORDED or value != _DEFAULTS[name]}
+
+
+_RECORDED = ("word_ngrams", "buckets", "label_prefix")  # in every file; one without the others means words
+_DEFAULTS = {field.name: field.default for field in fields(FeatureSpec)}
 
 
 class Vocabulary(NamedTuple):
@@ -98,7 +144,6 @@ def _high_product(typingctx: Any, a: Any, b: Any) -> Any:
 
 _SPACE = np.zeros(256, np.bool_)
 _SPACE[[*b" \n\r\t\v\f\0"]] = True
-_TO_BLANK = bytes.maketrans(b"\n\r\t\v\f\0", b" " * 6)
 _FNV_SEED = np.uint32(2166136261)
 _FNV_PRIME = np.uint32(16777619)
 _NGRAM_PRIME = np.uint64(116049371)
@@ -221,7 +266,78 @@ def _starts_with(data: U8, start: int, stop: int, prefix: U8) -> bool:
     return k == prefix.size
 
 
+@jit()
+def _next_word(data: U8, i: int, end: int, classes: U8 | None) -> Any:
+    """`_next_token`, by the segmenter's table where there is one."""
+    if classes is None:
+        return _next_token(data, i, end)
+    start, stop = next_segment(data, i, end, classes)
+    return start, stop, _hash(data, start, stop)
+
+
+@jit()
+def _hash_character(data: U8, i: int, end: int, value: Any) -> Any:
+    """(the hash, gone on with the character at i; where the character ends)."""
+    value = np.uint32(np.uint32(value ^ np.uint32(np.int8(data[i]))) * _FNV_PRIME)
+    i += 1
+    while i < end and data[i] & 0xC0 == 0x80:
+        value = np.uint32(np.uint32(value ^ np.uint32(np.int8(data[i]))) * _FNV_PRIME)
+        i += 1
+    return value, i
+
+
+@jit()
+def _subwords(
+    data: U8, first: int, start: int, stop: int, lengths: tuple[int, int], hashes: npt.NDArray[np.uint32]
+) -> int:
+    """Hashes of the subwords of the token data[start:stop] that begin at `first`, shorter ones first; returns how many.
+
+    first = start - 1 stands for the "<" before the token; inside a character nothing begins.
+    """
+    minn, maxn = lengths
+    found = 0
+    if first < start:
+        value, i = np.uint32(np.uint32(_FNV_SEED ^ np.uint32(60)) * _FNV_PRIME), start
+        while i < stop and data[i] & 0xC0 == 0x80:  # bytes that begin no character belong to the one before them
+            value = np.uint32(np.uint32(value ^ np.uint32(np.int8(data[i]))) * _FNV_PRIME)
+            i += 1
+    elif data[first] & 0xC0 == 0x80:
+        return 0
+    else:
+        value, i = _hash_character(data, first, stop, _FNV_SEED)
+        if minn == 1:
+            hashes[0] = value
+            found = 1
+    for n in range(2, maxn + 1):
+        if i < stop:
+            value, i = _hash_character(data, i, stop, value)
+        elif i == stop:
+            value, i = np.uint32(np.uint32(value ^ np.uint32(62)) * _FNV_PRIME), stop + 1  # ">"
+        else:
+            break
+        if n >= minn:
+            hashes[found] = value
+            found += 1
+    return found
+
+
+@jit()
+def _add(weights: F32, rows: I64, count: int, sums: F64) -> None:
+    """Add the rows to the sums of all heads, in order, each head for itself."""
+    heads = sums.size
+    if heads == 1:
+        total = sums[0]
+        for k in range(count):
+            total += weights[rows[k], 0]
+        sums[0] = total
+    else:
+        for k in range(count):
+            for h in range(heads):
+                sums[h] += weights[rows[k], h]
+
+
 _BLOCK = 256  # tokens whose lookups are under way at once: that hides the latency of tables larger than the cache
+_PENDING = 1024  # subwords, likewise
 _ABSENT = np.uint32(0x80000000)  # -0.0, as bits
 
 
@@ -234,6 +350,8 @@ def score_kernel(
     word_weights: F32,
     bucket_weights: F32,
     word_ngrams: int,
+    lengths: tuple[int, int] | None,
+    classes: U8 | None,
     label_prefix: U8,
     eos: U8,
     margins: F64,
@@ -244,9 +362,10 @@ def score_kernel(
     Words of the vocabulary beyond `word_weights` are labels: skipped. Where width > 1, a word's weight of -0.0 says
     that the head doesn't know it. A text without any feature has margin 0.
 
-    Weights are added in the order of the text, in double precision, words and n-grams each for themselves; then come
-    one addition and one division. So a margin depends on its text alone, and `_kernel.c`, which does the same, gives
-    the same bits. (No fastmath here: it regroups sums.)
+    Weights are added in the order of the text, in double precision, words, n-grams and subwords each for themselves;
+    then come the additions of these sums, in this order (subwords only where they have lengths), and one division. So a
+    margin depends on its text alone, and `_kernel.c`, which does the same, gives the same bits. (No fastmath here: it
+    regroups sums.)
     """
     slots = vocabulary.slots
     mask = np.int64(slots.shape[0] - 1)
@@ -265,23 +384,27 @@ def score_kernel(
     heads, width = margins.shape[1], word_weights.shape[1]
     bits = word_weights.view(np.uint32)
     word_sums, ngram_sums, known = np.empty(heads), np.empty(heads), np.empty(heads, np.int64)
+    subword_sums, subword_hashes = np.empty(heads), np.empty(MAX_SUBWORD, np.uint32)
+    pending = np.empty(_PENDING, np.int64)
     for document in range(starts.size):
         i, end = starts[document], stops[document]
         open_ngrams, ended, ngrams = 0, False, 0
         word_sums[:] = 0.0
         ngram_sums[:] = 0.0
+        subword_sums[:] = 0.0
+        subwords = 0
         known[:] = 0
         while not ended:
             tokens = 0
             while tokens < _BLOCK:
-                start, i, value = _next_token(data, i, end)
+                start, i, value = _next_word(data, i, end, classes)
                 if start == i:
                     break
                 block_starts[tokens], block_stops[tokens], hashes[tokens] = start, i, value
                 prefetch(slots, np.int64(value) & mask)
                 tokens += 1
             at_end = tokens < _BLOCK
-            found, known_words = 0, 0
+            found, known_words, waiting = 0, 0, 0
             for t in range(tokens + at_end):
                 if t < tokens:
                     value, start, stop = hashes[t], block_starts[t], block_stops[t]
@@ -298,6 +421,18 @@ def score_kernel(
                         words[known_words] = word
                         prefetch(word_weights, word)
                         known_words += 1
+                    if lengths is not None:
+                        for first in range(start - 1, stop if not ended else start - 1):
+                            if waiting > _PENDING - MAX_SUBWORD:
+                                _add(bucket_weights, pending, waiting, subword_sums)
+                                waiting = 0
+                            count = _subwords(data, first, start, stop, lengths, subword_hashes)
+                            for k in range(count):
+                                bucket = np.int64(subword_hashes[k] % np.uint32(buckets))
+                                prefetch(bucket_weights, bucket)
+                                pending[waiting + k] = bucket
+                            waiting += count
+                            subwords += count
                     token = np.uint64(np.int64(np.int32(value)))
                     for k in range(open_ngrams):
                         partial[k] = partial[k] * _NGRAM_PRIME + token
@@ -338,9 +473,27 @@ def score_kernel(
                     for h in range(heads):
                         ngram_sums[h] += bucket_weights[row, h]
             ngrams += found
+            if lengths is not None:
+                _add(bucket_weights, pending, waiting, subword_sums)
         for h in range(heads):
-            features = known[h] + ngrams
-            margins[document, h] = (word_sums[h] + ngram_sums[h]) / features if features > 0 else 0.0
+            features = known[h] + ngrams + subwords
+            total = word_sums[h] + ngram_sums[h]
+            if lengths is not None:
+                total += subword_sums[h]
+            margins[document, h] = total / features if features > 0 else 0.0
+
+
+@jit()
+def most_features(size: int, word_ngrams: int, lengths: tuple[int, int] | None, classes: U8 | None) -> Any:
+    """(different words, features) that a text of so many bytes has at the most, `</s>` among them."""
+    words = size // 2 + 2
+    tokens = words
+    if classes is not None:  # there a token may be one byte, of which there are 128
+        words, tokens = words + 128, size + 1
+    most = tokens * word_ngrams
+    if lengths is not None:
+        most += (size + tokens) * (lengths[1] - lengths[0] + 1)
+    return words, most
 
 
 @jit()
@@ -352,6 +505,8 @@ def collect_kernel(
     counts: I64,
     used: I64,
     word_ngrams: int,
+    lengths: tuple[int, int] | None,
+    classes: U8 | None,
     buckets: int,
     label_prefix: U8,
     eos: U8,
@@ -368,20 +523,21 @@ def collect_kernel(
     slots, pool, pool_offsets = vocabulary
     partial = np.zeros(word_ngrams, np.uint64)
     eos_hash = _hash(eos, 0, eos.size)
+    hashes = np.empty(MAX_SUBWORD, np.uint32)
     written = 0
     for document in range(first, offsets.size - 1):
         i, end = offsets[document], offsets[document + 1]
-        most_tokens = (end - i) // 2 + 2
+        most_words, most = most_features(end - i, word_ngrams, lengths, classes)
         if (
-            written + most_tokens * word_ngrams > features.size
-            or used[0] + most_tokens > counts.size
-            or 2 * (used[0] + most_tokens) > slots.shape[0]
+            written + most > features.size
+            or used[0] + most_words > counts.size
+            or 2 * (used[0] + most_words) > slots.shape[0]
             or used[1] + (end - i) + eos.size > pool.size
         ):
             return document
         open_ngrams, ended, seen_tokens = 0, False, 0
         while not ended:
-            start, stop, value = _next_token(data, i, end)
+            start, stop, value = _next_word(data, i, end, classes)
             i = stop
             source = data
             if start == stop:
@@ -404,6 +560,13 @@ def collect_kernel(
             counts[word] += 1
             features[written] = word
             written += 1
+            if lengths is not None:
+                for first in range(start - 1, stop if not ended else start - 1):
+                    for k in range(_subwords(data, first, start, stop, lengths, hashes)):
+                        bucket = np.int64(hashes[k] % np.uint32(buckets))
+                        seen[bucket] = True
+                        features[written] = -1 - bucket
+                        written += 1
             token = np.uint64(np.int64(np.int32(value)))
             for k in range(open_ngrams):
                 partial[k] = partial[k] * _NGRAM_PRIME + token
@@ -510,10 +673,13 @@ def as_bytes(text: str | bytes) -> U8:
     return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
 
 
-def tokenize(text: bytes) -> list[bytes]:
+def tokenize(text: bytes, spec: FeatureSpec) -> list[bytes]:
     """The tokens of one text, `</s>` last: slow, to explain a score."""
-    tokens = [token for token in text.translate(_TO_BLANK).split(b" ") if token]
-    return [*tokens[: tokens.index(EOS)], EOS] if EOS in tokens else [*tokens, EOS]
+    data, tokens, i = as_bytes(text), list[bytes](), 0
+    while EOS not in tokens[-1:]:
+        start, i, _ = _next_word(data, i, len(data), spec.classes)
+        tokens.append(text[start:i] if start < i else EOS)
+    return tokens
 
 
 def ngram_buckets(tokens: list[bytes], spec: FeatureSpec) -> list[tuple[bytes, int]]:
@@ -525,3 +691,14 @@ def ngram_buckets(tokens: list[bytes], spec: FeatureSpec) -> list[tuple[bytes, i
             value = (value * int(_NGRAM_PRIME) + hashes[j]) % 2**64
             found.append((b" ".join(tokens[i : j + 1]), value % spec.buckets))
     return found
+
+
+def subword_buckets(token: bytes, spec: FeatureSpec) -> list[int]:
+    """The buckets of a token's subwords: slow, to explain a score."""
+    if spec.lengths is None or token == EOS:
+        return []
+    data, hashes, buckets = as_bytes(token), np.empty(MAX_SUBWORD, np.uint32), list[int]()
+    for first in range(-1, len(data)):
+        found = _subwords(data, first, 0, len(data), spec.lengths, hashes)
+        buckets += [int(value) % spec.buckets for value in hashes[:found]]
+    return buckets

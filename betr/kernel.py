@@ -99,6 +99,8 @@ def _run(name: str, weights: FeatureWeights, piece: ft.TextPiece, margins: F64) 
             weights.words,
             weights.buckets,
             spec.word_ngrams,
+            spec.lengths,
+            spec.classes,
             prefix,
             ft.as_bytes(ft.EOS),
             margins,
@@ -107,5 +109,6 @@ def _run(name: str, weights: FeatureWeights, piece: ft.TextPiece, margins: F64) 
     assert _native is not None
     words, (buckets, width) = len(weights.words), weights.buckets.shape
     texts = (piece.data, piece.starts, piece.stops)
-    sizes = (words, buckets, width, spec.word_ngrams)
-    _native.score(name, *texts, *vocabulary, weights.words, weights.buckets, *sizes, prefix, margins)
+    sizes = (words, buckets, width, spec.word_ngrams, spec.minn, spec.maxn)
+    classes = spec.classes if spec.classes is not None else ft.as_bytes(b"")
+    _native.score(name, *texts, *vocabulary, weights.words, weights.buckets, *sizes, classes, prefix, margins)

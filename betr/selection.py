@@ -60,8 +60,9 @@ class SelectionConfig:
 
     mode: hard takes the highest scores. soft draws documents without replacement, each in proportion to its odds
     p / (1 - p) to the power 1 / temperature; resample does so in proportion to exp(score / temperature).
-    quotas: `source=wiki:0.2` or `metadata.language=de:0.1`, all of one field:
-    each value gets its share of the kept tokens, everything else shares the rest. head: the benchmark whose score is
+    quotas: `source=wiki:0.2` or `metadata.language=de:0.1`, all of one field: each value gets its share of the kept
+    tokens, everything else shares the rest. Several fields at once are named with commas, and so are their values:
+    `metadata.language,source=de,wiki:0.1`. head: the benchmark whose score is
     cut. Quotas of heads, `head=arc_easy:0.3`: a document belongs to the head that scores it highest (of equals the
     first by name) and goes by that score. decontamination_id, deduplication_id: whose
     verdicts on documents hold, None for none's.
@@ -110,8 +111,15 @@ class SelectionConfig:
 
     @property
     def quota_field(self) -> str | None:
-        """The field that all quotas name: source, metadata.<key> or head; None without quotas."""
-        return self.quotas[0].partition("=")[0].strip() if self.quotas else None
+        """The field that all quotas name: source, metadata.<key>, several of them with commas, or head; None without
+        quotas.
+        """
+        return _parse_quota(self.quotas[0])[0] if self.quotas else None
+
+    @property
+    def quota_fields(self) -> list[str]:
+        """The fields of `quota_field`, one by one."""
+        return (self.quota_field or "").split(",") if self.quotas else []
 
     @property
     def heads(self) -> list[str]:
@@ -431,9 +439,21 @@ def _with_group(
     """Scores with the column `group`: the quota's value, or "" where no quota names it."""
     if field is None:
         return scores.withColumn("group", F.lit(""))
-    valued = with_value(scores, field, documents)
+    valued = _with_quota_value(scores, field, documents)
     named = F.col("value").isin(*shares)
     return valued.withColumn("group", F.when(named, F.col("value")).otherwise(F.lit(""))).drop("value")
+
+
+def _with_quota_value(scores: DataFrame, field: str, documents: DataFrame | None) -> DataFrame:
+    """`with_value` of a quota's field; of several the values with commas, null where one of them is."""
+    parts = field.split(",")
+    if len(parts) == 1:
+        return with_value(scores, field, documents)
+    names = [f"value_{number}" for number in range(len(parts))]
+    for part, name in zip(parts, names, strict=True):
+        scores = with_value(scores, part, documents).withColumnRenamed("value", name)
+    joined = [each for name in names for each in (F.lit(","), F.col(name))][1:]
+    return scores.withColumn("value", F.concat(*joined)).drop(*names)
 
 
 def with_value(scores: DataFrame, field: str, documents: DataFrame | None) -> DataFrame:
@@ -449,7 +469,7 @@ def with_value(scores: DataFrame, field: str, documents: DataFrame | None) -> Da
 
 
 def _unknown(scores: DataFrame, field: str, unknown: list[str], documents: DataFrame | None) -> str:
-    valued = with_value(scores, field, documents).groupBy("value").agg(F.sum("tokens").alias("tokens"))
+    valued = _with_quota_value(scores, field, documents).groupBy("value").agg(F.sum("tokens").alias("tokens"))
     largest = valued.where(F.col("value").isNotNull()).orderBy(F.desc("tokens"), "value").limit(VALUES_SHOWN + 1)
     values = [r["value"] for r in largest.collect()]
     more = ", ..." if len(values) > VALUES_SHOWN else ""
@@ -460,9 +480,19 @@ def _unknown(scores: DataFrame, field: str, unknown: list[str], documents: DataF
 def _parse_quota(quota: str) -> tuple[str, str, Fraction]:
     field, equals, rest = quota.partition("=")
     value, colon, digits = rest.rpartition(":")
-    field, value = field.strip(), value.strip()
-    known = field in ("source", "head") or (field.startswith("metadata.") and field != "metadata.")
-    if not (equals and colon and value and known):
+    fields, values = ([part.strip() for part in each.split(",")] for each in (field, value))
+    if len(fields) == 1:  # a value by itself may hold commas
+        values = [value.strip()]
+    known = fields == ["head"] or all(
+        part == "source" or (part.startswith("metadata.") and part != "metadata.") for part in fields
+    )
+    if len(values) != len(fields) or len(set(fields)) != len(fields):
+        raise InputError(
+            f"a quota of several fields names each once, and as many values: metadata.KEY,source=VALUE,VALUE:SHARE; "
+            f"got {quota!r}"
+        )
+    field, value = ",".join(fields), ",".join(values)
+    if not (equals and colon and all(values) and known):
         raise InputError(
             f"a quota reads source=VALUE:SHARE, metadata.KEY=VALUE:SHARE or head=NAME:SHARE; got {quota!r}"
         )

@@ -601,7 +601,11 @@ def train(run: Run) -> Outcome:
     heads = {} if config.import_fasttext or given else ranked.values.get("heads", {})
     if config.heads and not heads:
         raise InputError("--heads: the labels are for all targets only: run `betr rank --heads` first")
-    settings = {name: value for name, value in config.settings("train").items() if name not in ("heads", "classifier")}
+    aside = {"heads", "classifier"}
+    if config.features == "words":  # classifiers of before there were others keep their names
+        aside |= {"features", "minn", "maxn"}
+    settings = {name: value for name, value in config.settings("train").items() if name not in aside}
+    settings["learning_rate"] = config.learning_rate_in_use
     if given is not None:
         settings["classifier"] = given.sha256  # what it is, not where an alias led
     if config.import_fasttext:
@@ -1026,7 +1030,7 @@ def cut_scores(
     run: Run, work: Work, scores: DataFrame, wanted: selection.SelectionConfig, scored: Outcome, *, selection_id: str
 ) -> selection.Selection:
     """The cut of these scores, of a `score` outcome; nothing is written."""
-    by_metadata = (wanted.quota_field or "").startswith("metadata.")
+    by_metadata = any(field.startswith("metadata.") for field in wanted.quota_fields)
     with work.clock.counting("compute"):
         return selection.select(
             scores,

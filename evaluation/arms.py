@@ -37,7 +37,7 @@ from evaluation.arm_config import REFUSE, ArmConfig, ArmsConfig, repeated, short
 from evaluation.dsir import ImportanceWeights, bucket_counts
 from evaluation.tables import ARMS
 
-TRAINING = ("dim", "epochs", "learning_rate", "min_count", "word_ngrams", "buckets", "seed")
+TRAINING = ("dim", "epochs", "learning_rate", "min_count", "word_ngrams", "buckets", "seed", "features", "minn", "maxn")
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def _score(run: Run, pool: Pool, arm: ArmConfig, trained: Outcome, model: Callab
 def training_settings(run: Run, trained: Outcome) -> RunConfig:
     """The run's configuration with the settings that the main line's classifier was trained with."""
     found = run.settings_of(trained)
-    return dataclasses.replace(run.config, **{name: found[name] for name in TRAINING})
+    return dataclasses.replace(run.config, **{name: found[name] for name in TRAINING if name in found})
 
 
 def _train(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome:

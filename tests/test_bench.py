@@ -18,7 +18,7 @@ from bench.harness import CannotRun, Case, Measured, Question, Seconds, Setup, T
 pytestmark = pytest.mark.processes  # one starts a Python of its own, and all need no session
 
 ROOT = Path(__file__).resolve().parent.parent
-SUPPORT = {"__init__", "__main__", "documents", "draw", "gpu", "harness", "hollow", "models", "official"}
+SUPPORT = {"__init__", "__main__", "documents", "draw", "gpu", "harness", "hollow", "languages", "models", "official"}
 
 
 def cases(calls: list[str] | None = None) -> list[Case]:

@@ -27,7 +27,7 @@ from betr.classifier import (
     train_classifier,
     validate,
 )
-from betr.features import FeatureSpec
+from betr.features import FeatureSpec, tokenize
 from curation.errors import InputError
 
 SMALL = TrainingConfig(dim=10, epochs=3, learning_rate=0.5, min_count=2, buckets=1000)
@@ -68,12 +68,21 @@ def reference_training(documents: list[tuple[str, int]], config: TrainingConfig)
             h = ((h ^ byte) * 1099511628211) % 2**64
         return h
 
+    def subwords(word: str) -> list[bytes]:
+        word = f"<{word}>"
+        runs = [
+            word[i : i + n] for i in range(len(word)) for n in range(config.minn, config.maxn + 1) if i + n <= len(word)
+        ]
+        return [run.encode() for run in runs if run not in ("<", ">")]
+
     texts = [[*text.encode().split(), b"</s>"] for text, _ in documents]
     counts = Counter(token for tokens in texts for token in tokens)
     rows: dict[Any, Any] = {}
     lines = []
     for tokens in texts:
         features: list[Any] = [token for token in tokens if counts[token] >= config.min_count]
+        if config.maxn:
+            features += [signed_hash(run) % 2**32 % config.buckets for t in tokens[:-1] for run in subwords(t.decode())]
         for a, b in itertools.pairwise(tokens):
             features.append((signed_hash(a) % 2**64 * 116049371 + signed_hash(b)) % 2**64 % config.buckets)
         for feature in features:
@@ -98,10 +107,11 @@ def reference_training(documents: list[tuple[str, int]], config: TrainingConfig)
     return {f.decode(): float(row @ (output[1] - output[0])) for f, row in rows.items() if isinstance(f, bytes)}
 
 
-def test_compiled_training_is_plain_sgd() -> None:
-    documents = corpus(120)
-    classifier, log = train_classifier(documents, SMALL)
-    expected = reference_training(documents, SMALL)
+@pytest.mark.parametrize("subwords", [(0, 0), (1, 2), (2, 4)], ids=str)
+def test_compiled_training_is_plain_sgd(subwords: tuple[int, int]) -> None:
+    documents, config = corpus(120), replace(SMALL, minn=subwords[0], maxn=subwords[1])
+    classifier, log = train_classifier(documents, config)
+    expected = reference_training(documents, config)
     assert set(classifier.words) == set(expected)
     found = dict(zip(classifier.words, classifier.word_weights.tolist(), strict=True))
     assert max(abs(found[word] - expected[word]) for word in expected) < 1e-4 * max(map(abs, expected.values()))
@@ -130,17 +140,30 @@ def test_training_again_gives_the_same_bytes_from_any_shape_of_input() -> None:
     assert train_classifier(documents, replace(SMALL, seed=1))[0].to_bytes() != first[0].to_bytes()
 
 
-def test_texts_larger_than_every_buffer_train_as_well() -> None:
+@pytest.mark.parametrize(("segmenter", "subwords"), [("space", (0, 0)), ("unicode14", (0, 0)), ("unicode14", (2, 4))])
+def test_texts_larger_than_every_buffer_train_as_well(segmenter: str, subwords: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     long = " ".join(f"word{i}" for i in rng.integers(0, 100_000, 250_000))
     documents = [("short text", 0), (long, 1), ("short text again", 0), (long[: len(long) // 2], 1)]
-    config = replace(SMALL, dim=4, epochs=1, word_ngrams=2)
+    minn, maxn = subwords
+    config = replace(SMALL, dim=4, epochs=1, word_ngrams=2, minn=minn, maxn=maxn, segmenter=segmenter)
     classifier, log = train_classifier(documents, config)
     assert (
         log.words
         == sum(c >= 2 for c in Counter(f"{long} {documents[3][0]} short text short text again".split()).values()) + 1
     )
     assert classifier.to_bytes() == train_classifier(documents, config)[0].to_bytes()
+
+
+def test_training_on_segments_is_training_on_the_tokens_joined_by_blanks() -> None:
+    spec = replace(SMALL, minn=1, maxn=2)
+    documents = [(f"{text.replace(' ', '(')}人{label}東京", label) for text, label in corpus(60)]
+    segmented, log = train_classifier(documents, replace(spec, segmenter="unicode14"))
+    joined = [(b" ".join(tokenize(t.encode(), segmented.features)[:-1]).decode(), label) for t, label in documents]
+    spaced, spaced_log = train_classifier(joined, spec)
+    assert "人" in segmented.words and "(" in segmented.words
+    assert replace(segmented, features=spaced.features).to_bytes() == spaced.to_bytes()
+    assert log == spaced_log
 
 
 @pytest.mark.parametrize("ngrams", [1, 2, 3])
@@ -205,6 +228,9 @@ def test_a_step_too_large_ends_training_with_the_setting_to_lower() -> None:
         {"min_count": 0},
         {"word_ngrams": 6},
         {"buckets": 0},
+        {"buckets": 0, "word_ngrams": 1, "minn": 1, "maxn": 2},
+        {"minn": 3, "maxn": 2},
+        {"segmenter": "words"},
         {"seed": -1},
     ],
 )
@@ -238,6 +264,15 @@ def test_saved_and_loaded_is_the_same_classifier(trained: FoldedClassifier, tmp_
     assert scores_of(loaded, corpus(50)).tolist() == scores_of(trained, corpus(50)).tolist()
     assert trained.save(tmp_path / "again") == sha256
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "new folder"]
+
+
+def test_a_file_holds_its_features_and_one_without_them_means_words(trained: FoldedClassifier) -> None:
+    spec = FeatureSpec(2, 1000, minn=2, maxn=4, segmenter="unicode14")
+    other = replace(trained, features=spec)
+    assert FoldedClassifier.from_bytes(other.to_bytes()).features == spec
+    assert FoldedClassifier.from_bytes(trained.to_bytes()).features == FeatureSpec(2, 1000)
+    words = replace(trained, features=FeatureSpec(2, 1000, "__label__", 0, 0, "space"))
+    assert words.to_bytes() == trained.to_bytes()  # the bytes of before there were others: no sha256 changes
 
 
 @given(data=st.data())
@@ -311,7 +346,20 @@ def official(folder: Path, labels: tuple[str, ...] = ("0", "1"), name: str = "mo
     return folder / name
 
 
-@pytest.mark.parametrize("options", [{}, {"loss": "hs"}, {"wordNgrams": 1}, {"wordNgrams": 4}, {"bucket": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"loss": "hs"},
+        {"wordNgrams": 1},
+        {"wordNgrams": 4},
+        {"bucket": 1},
+        {"minn": 2, "maxn": 3},
+        {"minn": 0, "maxn": 2, "wordNgrams": 1},
+        {"minn": 4, "maxn": 3},
+        {"minn": 3, "maxn": 6, "loss": "hs"},
+    ],
+)
 @pytest.mark.parametrize("positive", ["0", "__label__1"])
 def test_an_imported_model_scores_as_official_fasttext(tmp_path: Path, options: dict[str, Any], positive: str) -> None:
     path = official(tmp_path, lr=2.0, epoch=20, **options)
@@ -328,7 +376,7 @@ def test_an_imported_model_scores_as_official_fasttext(tmp_path: Path, options: 
     [
         ({"loss": "ova"}, "loss is ova"),
         ({"loss": "ns"}, "loss is ns"),
-        ({"minn": 2, "maxn": 3}, "subwords"),
+        ({"minn": 2, "maxn": 33}, "up to 33 characters"),
         ({"labels": ("0", "1", "2")}, "3 labels"),
         ({"name": "model.ftz"}, "quantised"),
         ({"name": "pruned.ftz", "bucket": 2000}, "pruned"),

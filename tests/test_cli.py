@@ -67,6 +67,11 @@ def test_yaml_and_flags_say_the_same_and_flags_win(tmp_path: Path) -> None:
         ({"heads": True, "aggregation": "mean_log"}, "--heads goes by best ranks, so by --aggregation max; got 'mean_log'"),
         ({"heads": True, "import_fasttext": "a.bin"}, "--heads and --import-fasttext exclude each other"),
         ({"head": "arc", "quota": ("head=arc:0.5",)}, "head arc and quotas of heads exclude each other"),
+        ({"features": "letters"}, "--features must be one of words, subwords, segments; got 'letters'"),
+        ({"maxn": 3}, "--minn and --maxn are for subwords: give --features subwords or segments with them"),
+        ({"features": "segments", "minn": 1}, "--features segments has subwords only with --maxn: give it beside --minn"),
+        ({"features": "subwords", "minn": 5}, "minn and maxn must be 0, or 1 <= minn <= maxn <= 32; got 5 and 4"),
+        ({"features": "subwords", "import_fasttext": "a.bin"}, "a .bin brings its own features"),
         ({"wave_rows": 0}, "--wave-rows must be at least 1; got 0"),
         ({"epochs": 0}, "epochs must be in 1..1000; got 0"),
         ({"mode": "medium"}, "got 'medium'"),
@@ -77,6 +82,27 @@ def test_yaml_and_flags_say_the_same_and_flags_win(tmp_path: Path) -> None:
 def test_a_setting_out_of_its_range_is_refused_at_birth(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         config(**change)
+
+
+@pytest.mark.parametrize(
+    ("given", "minn", "maxn", "segmenter"),
+    [
+        ({}, 0, 0, "space"),
+        ({"features": "subwords"}, 2, 4, "space"),
+        ({"features": "subwords", "minn": 3, "maxn": 6}, 3, 6, "space"),
+        ({"features": "segments"}, 0, 0, "unicode14"),
+        ({"features": "segments", "maxn": 3}, 1, 3, "unicode14"),
+    ],
+)
+def test_features_are_named_and_subwords_have_fasttexts_names(
+    given: dict[str, Any], minn: int, maxn: int, segmenter: str
+) -> None:
+    training = config(**given).training(100)
+    assert (training.minn, training.maxn, training.segmenter) == (minn, maxn, segmenter)
+    assert training.learning_rate == (0.5 if maxn else 0.03)
+    assert config(**given, learning_rate=0.1).training(100).learning_rate == 0.1
+    spec = training.features()
+    assert (spec.minn, spec.maxn, spec.segmenter, spec.buckets) == (minn, maxn, segmenter, 2_000_000)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,11 @@ ODD = [b"</s", b"</s>x", b"__label__1", b"__label__", b"__label_", b"_", b"sixte
 SPACE = b" \n\r\t\v\f\0"
 
 token = st.one_of(
-    st.sampled_from(WORDS), st.sampled_from(ODD), st.binary(max_size=40), st.text(max_size=8).map(str.encode)
+    st.sampled_from(WORDS),
+    st.sampled_from(ODD),
+    st.binary(max_size=40),
+    st.text(max_size=8).map(str.encode),
+    st.text("ab_1=;'-> 人々がカーนี้ไ\u0301\u200d\ufe0f\u200b\u3000é", max_size=12).map(str.encode),
 )
 space = st.one_of(st.just(b" "), st.binary(min_size=1, max_size=3), st.lists(st.sampled_from(list(SPACE))).map(bytes))
 text = st.one_of(
@@ -40,11 +44,16 @@ text = st.one_of(
     st.tuples(token, st.integers(0, 600)).map(lambda repeated: (repeated[0] + b" ") * repeated[1]),
     st.integers(0, 300).map(lambda n: b" " * n),
 )
+SUBWORDS = [(0, 0), (1, 1), (1, 3), (2, 4), (3, 6), (1, 32), (32, 32)]
 spec = st.builds(
-    lambda ngrams, buckets, prefix: FeatureSpec(ngrams, buckets if ngrams > 1 else 0, prefix),
+    lambda ngrams, buckets, prefix, subwords, segmenter: FeatureSpec(
+        ngrams, buckets if ngrams > 1 or subwords[1] else 0, prefix, subwords[0], subwords[1], segmenter
+    ),
     st.integers(1, 5),
     st.sampled_from([1, 2, 7, 1000, 1024]),
     st.sampled_from(["__label__", "_", "</"]),
+    st.sampled_from(SUBWORDS),
+    st.sampled_from(ft.SEGMENTERS),
 )
 
 
@@ -139,9 +148,12 @@ def test_heads_that_do_not_share_their_features_are_refused() -> None:
 def test_fuzz_random_bytes_in_random_batches(seed: int) -> None:
     """Bytes of every mixture, texts that begin and end anywhere in the buffer and overlap: the same bits, no crash."""
     rng = np.random.default_rng(seed)
-    models = [classifier(WORDS, FeatureSpec(n, b), n)._weights for n, b in ((1, 0), (2, 1000), (3, 7), (5, 1000))]
+    specs = [FeatureSpec(*each) for each in ((1, 0), (2, 1000), (3, 7), (5, 1000))]
+    ways = ((2, 4, "space"), (1, 32, "unicode14"), (0, 0, "unicode14"))
+    specs += [FeatureSpec(2, 1000, "_", minn, maxn, segmenter) for minn, maxn, segmenter in ways]
+    models = [classifier(WORDS, each, i)._weights for i, each in enumerate(specs)]
     alphabet = [*SPACE, *b"</s>_label-thx", 0x80, 0xFF]
-    for _ in range(500):
+    for _ in range(700):
         size = int(rng.choice([0, 1, 7, 63, 64, 65, 500, 5000]))
         kind = rng.integers(4)
         if kind == 0:
@@ -165,12 +177,13 @@ def test_fuzz_random_bytes_in_random_batches(seed: int) -> None:
 
 
 def test_a_text_of_50_megabytes() -> None:
-    weights = classifier(WORDS, FeatureSpec(3, 1000))._weights
     words = b" ".join(WORDS[:8]) + b"\n"
     texts = [words * (50_000_000 // len(words)), b"y" * 50_000_000, b" " * 50_000_000, b"rank"]
-    margins = agreed(weights, pa.array(texts, pa.large_binary()).cast(pa.large_string()))
-    assert np.isfinite(margins).all()
-    assert agreed(weights, array([b"rank"]))[0] == margins[3]
+    for features in (FeatureSpec(3, 1000), FeatureSpec(1, 1000, minn=2, maxn=2, segmenter="unicode14")):
+        weights = classifier(WORDS, features)._weights
+        margins = agreed(weights, pa.array(texts, pa.large_binary()).cast(pa.large_string()))
+        assert np.isfinite(margins).all()
+        assert agreed(weights, array([b"rank"]))[0] == margins[3]
 
 
 def test_a_batch_of_empty_texts() -> None:
@@ -267,6 +280,8 @@ def test_the_native_kernel_refuses_what_does_not_fit() -> None:
         words: int = len(WORDS),
         buckets: int = 10,
         ngrams: int = 2,
+        minn: int = 0,
+        maxn: int = 0,
         **other: np.ndarray,
     ) -> None:
         arrays = {
@@ -281,7 +296,8 @@ def test_the_native_kernel_refuses_what_does_not_fit() -> None:
         slots, pool, offsets = weights.vocabulary
         module._kernel.score(
             name, arrays["data"], arrays["starts"], arrays["stops"], arrays.get("slots", slots), pool, offsets,
-            arrays["words"], arrays["buckets"], words, buckets, width, ngrams, ft.as_bytes("__label__"), arrays["margins"],
+            arrays["words"], arrays["buckets"], words, buckets, width, ngrams, minn, maxn,
+            arrays.get("classes", ft.as_bytes("")), ft.as_bytes("__label__"), arrays["margins"],
         )  # fmt: skip
 
     run()
@@ -297,6 +313,11 @@ def test_the_native_kernel_refuses_what_does_not_fit() -> None:
         ("too few weights", {"buckets": 11}),
         ("out of range", {"ngrams": 6}),
         ("out of range", {"buckets": 0}),
+        ("minn or maxn", {"minn": 0, "maxn": 3}),
+        ("minn or maxn", {"minn": 4, "maxn": 3}),
+        ("minn or maxn", {"minn": 1, "maxn": 33}),
+        ("minn or maxn", {"minn": 1, "maxn": 2, "buckets": 0, "ngrams": 1}),
+        ("class for each code point", {"classes": np.zeros(256, np.uint8)}),
         ("power of two", {"slots": np.zeros((3, 4), np.uint64)}),
         ("type of item", {"starts": np.array([0], np.int32)}),
     ):

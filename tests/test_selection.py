@@ -177,6 +177,21 @@ def test_quotas_of_metadata_read_no_text(scores: DataFrame, documents: DataFrame
     assert kept_of(selection) == best(german, 200) | best(others, 600)
 
 
+def test_quotas_of_two_fields_at_once_are_of_the_documents_that_have_both_values(
+    scores: DataFrame, documents: DataFrame
+) -> None:
+    both = "metadata.language,source"
+    selection = run(scores, documents, tokens=800, quotas=(f"{both}=en,wiki:0.25", f"{both} = en , code : 0.1"))
+    assert selection.config.shares == {"en,wiki": Fraction(1, 4), "en,code": Fraction(1, 10)}
+    expected: set[str] = set()
+    for wanted, budget in (({"wiki"}, 200), ({"code"}, 80)):
+        expected |= best([(s, d, t) for d, s, t, source in ROWS if LANGUAGE.get(d) == "en" and source in wanted], budget)
+    others = [(s, d, t) for d, s, t, source in ROWS if LANGUAGE.get(d) != "en" or source == "web"]
+    assert kept_of(selection) == expected | best(others, 520)
+    with pytest.raises(InputError, match=r"no document has metadata.language,source=fr,wiki; there are en,web"):
+        run(scores, documents, tokens=800, quotas=(f"{both}=fr,wiki:0.25",))
+
+
 # Many ties; piqa is nobody's highest.
 HEADS = {
     d: {"arc": i * 7 % 10 / 10 + 1e-5, "boolq": i * 3 % 8 / 10 + 1e-5, "piqa": 1e-5} for i, (d, *_) in enumerate(ROWS)
@@ -391,6 +406,9 @@ def test_selection_id_names_scores_and_settings() -> None:
         ({"keep": 0.1, "quotas": ("license=mit:0.1",)}, "got 'license=mit:0.1'"),
         ({"keep": 0.1, "quotas": ("source=wiki:1.1",)}, r"share must be in \(0, 1\]; got '1.1'"),
         ({"keep": 0.1, "quotas": ("source=wiki:much",)}, r"share must be in \(0, 1\]; got 'much'"),
+        ({"keep": 0.1, "quotas": ("metadata.x,source=a:0.1",)}, "as many values: metadata.KEY,source=VALUE,VALUE:SHARE; got 'metadata.x,source=a:0.1'"),
+        ({"keep": 0.1, "quotas": ("source,source=a,b:0.1",)}, "names each once"),
+        ({"keep": 0.1, "quotas": ("source,head=a,b:0.1",)}, "got 'source,head=a,b:0.1'"),
         ({"keep": 0.1, "quotas": ("source=a:0.6", "source=b:0.5")}, "sum to at most 1; got 1.1"),
         ({"keep": 0.1, "quotas": ("source=a:0.6", "source=a:0.1")}, "source=a is given twice"),
         ({"keep": 0.1, "quotas": ("source=a:0.6", "metadata.x=b:0.1")}, "of one field; got source and metadata.x"),
