@@ -401,6 +401,7 @@ def run_one(run: ProxyRun, job: _Job) -> dict[str, Any]:
         "loss": trained.loss if math.isfinite(trained.loss) else None, "status": status, "reason": reason,
         "flops": trained.flops, "seconds": trained.seconds + time.monotonic() - began,
         "tokens_per_second": trained.tokens / max(1e-9, trained.seconds), "device": trained.device,
+        "resumed_at": trained.resumed_at,
     }  # fmt: skip
     write_whole(json.dumps(row, indent=1), result)
     checkpoint.unlink(missing_ok=True)

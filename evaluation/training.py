@@ -91,8 +91,8 @@ class TrainingConfig:
     """
 
     tokens: int = 1_000_000
-    sequence: int = 256
-    batch: int = 16
+    sequence: int = 128
+    batch: int = 8
     learning_rate: float | None = None
     warmup: float = 0.05
     final: float = 0.1

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,18 +152,15 @@ def test_a_model_learns_its_documents_and_every_token_and_flop_is_counted(
 def test_a_run_that_was_killed_goes_on_to_the_same_weights_bit_for_bit(
     tokenizer: ProxyTokenizer, documents: TokenDocuments, tmp_path: Path, at: int
 ) -> None:
-    class Killed(Exception):
-        pass
-
     def kill(step: int, _: float) -> None:
         if step == at + 1 or step == CONFIG.steps:
-            raise Killed
+            raise KeyboardInterrupt
 
     how: dict[str, Any] = {"vocabulary": tokenizer.vocabulary, "seed": 5}
     undisturbed = train(documents, TINY, CONFIG, **how)
     checkpoint = tmp_path / "deep" / "checkpoint.safetensors"
     if at < CONFIG.steps:
-        with pytest.raises(Killed):
+        with pytest.raises(KeyboardInterrupt):
             train(documents, TINY, CONFIG, checkpoint=checkpoint, on_step=kill, **how)
     else:  # killed after its last step, before its result was kept
         train(documents, TINY, CONFIG, checkpoint=checkpoint, **how)
@@ -238,7 +236,7 @@ def test_the_learning_rate_rises_and_falls_as_half_a_cosine() -> None:
     config = replace(CONFIG, tokens=100 * 64, warmup=0.1, final=0.2)
     rates = [config.rate(step, 1.0) for step in range(100)]
     assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False)) and rates[10] == 1.0
+    assert all(a >= b for a, b in pairwise(rates[9:])) and rates[10] == 1.0
     assert rates[55] == pytest.approx(0.6) and rates[99] == pytest.approx(0.2, abs=1e-3)
 
 
