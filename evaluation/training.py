@@ -240,7 +240,7 @@ def train(
             group["lr"] = config.rate(state.step, peak)
         with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=low):
             logits = model(input_ids=tokens[:-1].view(config.batch, -1), use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.view(-1, vocabulary).float(), tokens[1:])
+        loss = cross_entropy(logits.view(-1, vocabulary).float(), tokens[1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         value = float(loss.detach())
@@ -298,6 +298,31 @@ def new_model(size: ProxySize, *, vocabulary: int, context: int, seed: int) -> A
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(shape)
+
+
+def cross_entropy(logits: Any, targets: Any) -> Any:
+    """Mean nats of the targets [n] by logits [n, vocabulary], with their gradient.
+
+    Of a small model's time a third went into three more passes over the logits that PyTorch's own makes.
+    """
+    torch = _torch()
+
+    class CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, logits: Any, targets: Any) -> Any:
+            log_shares = torch.log_softmax(logits, -1)
+            at = targets[:, None]
+            loss = -log_shares.gather(1, at).mean()
+            slope = log_shares.exp_()
+            slope.scatter_add_(1, at, torch.full_like(at, -1, dtype=slope.dtype))
+            ctx.slope = slope
+            return loss
+
+        @staticmethod
+        def backward(ctx: Any, above: Any) -> Any:
+            return ctx.slope.mul_(above / len(ctx.slope)), None
+
+    return CrossEntropy.apply(logits, targets)
 
 
 def _optimizer(model: Any, weight_decay: float) -> Any:

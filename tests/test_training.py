@@ -22,6 +22,7 @@ from evaluation.training import (
     SIZES,
     ProxySize,
     TrainingConfig,
+    cross_entropy,
     load_model,
     new_model,
     parse_size,
@@ -176,6 +177,17 @@ def test_a_broken_checkpoint_is_named(tokenizer: ProxyTokenizer, documents: Toke
     (tmp_path / "c").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
     with pytest.raises(InputError, match="can't be read"):
         train(documents, TINY, CONFIG, vocabulary=tokenizer.vocabulary, seed=0, checkpoint=tmp_path / "c")
+
+
+def test_the_loss_and_its_slope_are_those_of_pytorch() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(7, 11) * 5, torch.randint(0, 11, (7,))
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    (2 * cross_entropy(ours, targets)).backward()
+    expected = torch.nn.functional.cross_entropy(theirs, targets)
+    (2 * expected).backward()
+    assert cross_entropy(logits, targets).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.allclose(ours.grad, theirs.grad, rtol=1e-5, atol=1e-7)
 
 
 def test_seeds_differ_and_the_same_seed_does_not(tokenizer: ProxyTokenizer, documents: TokenDocuments) -> None:
