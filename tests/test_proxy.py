@@ -93,22 +93,22 @@ def fill(tables: Tables) -> None:
     rows: list[Any] = [
         (doc, text, "s", None, len(text.encode()), {}, "f", doc, f"i-{doc[0]}") for doc, text in sorted(TEXTS.items())
     ]
-    tables.append(DOCUMENTS, DOCUMENTS.frame(spark, rows))
+    tables.append(DOCUMENTS, DOCUMENTS.frame(spark, rows), keys_are_unique=True)
     chosen = [(f"sel-{doc[0]}", doc, 1.0 if doc[0] == "a" else 7.5) for doc in TEXTS]
-    tables.append(SELECTIONS, SELECTIONS.frame(spark, chosen))
+    tables.append(SELECTIONS, SELECTIONS.frame(spark, chosen), keys_are_unique=True)
     cut = {**vars(SelectionConfig(keep=0.5, decontamination_id="d")), "cuts": {}}
     tables.append(SELECTION_RUNS, SELECTION_RUNS.frame(spark, [
         ("sel-b", "b", 1, "c", "hard", 0.5, 1, None, None, 1, 1, 1, 1, json.dumps(cut), "r", "2026")
-    ]))  # fmt: skip
+    ]), keys_are_unique=True)  # fmt: skip
     pieces = [{"start": 0, "end": 10}, {"start": len(TEXTS["b10"]) - 16, "end": len(TEXTS["b10"])}]
     tables.append(CONTAMINATED_DOCUMENTS, CONTAMINATED_DOCUMENTS.frame(spark, [
         ("d", "b10", "cut", None, 1, 1, pieces, len(TEXTS["b10"]), 26, ["near"])
-    ]))  # fmt: skip
+    ]), keys_are_unique=True)  # fmt: skip
     tables.append(ARMS, ARMS.frame(spark, [
         ("arm-a", "near", "direct", "sel-a", 10, 300, "{}", "r", "2026"),
         ("arm-b", "sums", "random", "sel-b", 11, 300, "{}", "r", "2026"),
         ("arm-0", "sums", "random", "sel-a", 10, 300, "{}", "r", "2025"),
-    ]))  # fmt: skip
+    ]), keys_are_unique=True)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
