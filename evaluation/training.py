@@ -90,7 +90,7 @@ class TrainingConfig:
     by which the loss may lie above its lowest. precision: auto is bfloat16 where the hardware multiplies in it.
     """
 
-    tokens: int = 1_000_000
+    tokens: int = 1_200_000
     sequence: int = 128
     batch: int = 8
     learning_rate: float | None = None

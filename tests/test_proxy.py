@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from betr.benchmarks import parse_sources
 from betr.selection import SELECTION_RUNS, SELECTIONS, SelectionConfig
-from betr.tables import CONTAMINATED_DOCUMENTS, DOCUMENTS
+from betr.tables import BENCHMARK_EXAMPLES, CONTAMINATED_DOCUMENTS, DOCUMENTS
 from curation.decontamination import DecontaminationConfig
 from curation.errors import InputError
 from curation.overlap import words
@@ -28,6 +28,7 @@ from evaluation.held_out import (
     contaminated,
     hold_out,
     read_asked,
+    training_texts,
 )
 from evaluation.measuring import Example, FinetuningConfig, measure
 from evaluation.packing import Stream, TokenDocuments
@@ -121,9 +122,9 @@ def world(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Worl
     asking = read_asked(spark, parse_sources(paths, option="--held-out"))
     pool = tables.read(DOCUMENTS)
     tokenizer = train_on_pool(tables, pool, vocabulary=320)
-    held_out = hold_out(
-        tables, asking, HeldOutConfig(), documents=pool, training_texts=["what do targets hold?\nTHAT"]
-    )
+    target = ("targets", "e", "near", "train", "what do targets hold?\nTHAT", "f", 1)
+    tables.append(BENCHMARK_EXAMPLES, BENCHMARK_EXAMPLES.frame(spark, [target]), keys_are_unique=True)
+    held_out = hold_out(tables, asking, HeldOutConfig(), documents=pool, training_texts=training_texts(tables))
     made = World(tables, working_folder(tables), asking, tokenizer, held_out, proxy.Proxies((), 0, 0, 0, 0, ()))
     made.done = made.train(CONFIG)
     return made
@@ -145,7 +146,7 @@ def test_what_was_trained_on_or_stands_in_the_pool_is_not_measured_and_is_counte
 def test_a_second_time_nothing_is_searched_or_written_and_contamination_may_be_refused(world: World) -> None:
     def again(**changed: Any) -> HeldOut:
         pool = world.tables.read(DOCUMENTS)
-        texts = ["what do targets hold?\nTHAT"]
+        texts = training_texts(world.tables)
         return hold_out(world.tables, world.asking, HeldOutConfig(**changed), documents=pool, training_texts=texts)
 
     folder = Path(world.tables.path(HELD_OUT_EXAMPLES))
@@ -219,7 +220,7 @@ def test_of_an_arm_much_larger_than_needed_a_share_is_tokenised_by_hash(world: W
     assert files.share == pytest.approx(0.4) and 0 < files.documents < 10
     assert tokenise(near, world.tokenizer, tmp_path, tokens=30) == files, "a second time it is only read"
     lost = replace(near, contents="lost", texts=near.texts.withColumn("text", F.lit(None).cast("string")))
-    with pytest.raises(Exception, match="has no text any more"):
+    with pytest.raises(InputError, match="has no text any more"):
         tokenise(lost, world.tokenizer, tmp_path, tokens=300)
     nothing = replace(near, contents="nothing", texts=near.texts.where("false"))
     with pytest.raises(InputError, match="arm near holds no documents"):
@@ -282,13 +283,13 @@ def test_what_was_killed_goes_on_from_its_checkpoint_and_what_was_through_is_onl
 ) -> None:
     """Seed 1 of two arms: one is killed in its training, the other finished when the driver dies."""
     config = replace(CONFIG, seeds=2)
-    found = plan(
-        proxy.arms(world.tables), config, tokenizer=world.tokenizer, held_out=world.held_out, finetuning=TUNED
-    )
+    arms = {arm.arm_id: arm for arm in proxy.arms(world.tables)}
     runs = [
-        replace(run, arm=None, files=tokenise(run.arm, world.tokenizer, world.working, tokens=TRAINING.tokens))
-        for run in found
-        if run.seed == 1 and run.arm is not None
+        replace(run, files=tokenise(arms[run.arm_id], world.tokenizer, world.working, tokens=TRAINING.tokens))
+        for run in plan(
+            list(arms.values()), config, tokenizer=world.tokenizer, held_out=world.held_out, finetuning=TUNED
+        )
+        if run.seed == 1
     ]
     assert len(runs) == 2
     before = torch.get_num_threads()
@@ -370,7 +371,7 @@ def test_the_dear_runs_come_first() -> None:
     arms = [Arm(name, name, name, None) for name in "ab"]  # type: ignore[arg-type]
     runs = plan(arms, config, tokenizer=ProxyTokenizer("t", ""), held_out=HeldOut("h", (), {}, {}))
     assert [run.size.name for run in runs] == ["1m"] * 4 + ["0.1m"] * 4
-    assert [(run.seed, run.arm_name) for run in runs[:4]] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+    assert [(run.seed, run.arm) for run in runs[:4]] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
 
 
 @pytest.mark.parametrize("wrong", [{"sizes": ()}, {"sizes": ("1m", "1m")}, {"sizes": ("7m",)}, {"seeds": 0}])
@@ -380,7 +381,7 @@ def test_runs_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_a_missing_token_file_names_the_working_folder(world: World, tmp_path: Path) -> None:
-    run = proxy.ProxyRun("p", None, "a", "a", parse_size("16x1x2"), 0, TokenFiles(str(tmp_path), ("no",), 1, 1, 1.0))
+    run = proxy.ProxyRun("p", "a", "a", parse_size("16x1x2"), 0, TokenFiles(str(tmp_path), ("no",), 1, 1, 1.0))
     before = torch.get_num_threads()
     with pytest.raises(InputError, match="on a shared file system"):
         proxy.run_one(run, world.job(tmp_path))
