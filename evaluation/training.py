@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -293,7 +294,7 @@ def new_model(size: ProxySize, *, vocabulary: int, context: int, seed: int) -> A
         vocab_size=vocabulary, hidden_size=size.hidden, intermediate_size=size.intermediate,
         num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.heads,
         max_position_embeddings=context, tie_word_embeddings=size.tied, attn_implementation="sdpa",
-        bos_token_id=None, eos_token_id=None, pad_token_id=None,
+        initializer_range=0.5 / math.sqrt(size.hidden), bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -305,9 +306,15 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
 
     Of a small model's time a third went into three more passes over the logits that PyTorch's own makes.
     """
-    torch = _torch()
+    return _cross_entropy().apply(logits, targets)
 
-    class CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
+
+@lru_cache(maxsize=1)
+def _cross_entropy() -> Any:
+    torch = _torch()
+    function: Any = torch.autograd.Function
+
+    class CrossEntropy(function):
         @staticmethod
         def forward(ctx: Any, logits: Any, targets: Any) -> Any:
             log_shares = torch.log_softmax(logits, -1)
@@ -322,7 +329,7 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
         def backward(ctx: Any, above: Any) -> Any:
             return ctx.slope.mul_(above / len(ctx.slope)), None
 
-    return CrossEntropy.apply(logits, targets)
+    return CrossEntropy
 
 
 def _optimizer(model: Any, weight_decay: float) -> Any:
