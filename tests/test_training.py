@@ -141,7 +141,7 @@ def test_a_model_learns_its_documents_and_every_token_and_flop_is_counted(
         documents, TINY, CONFIG, vocabulary=tokenizer.vocabulary, seed=0, on_step=lambda _, loss: losses.append(loss)
     )
     assert trained.status == FINISHED and trained.reason is None
-    assert losses[0] == pytest.approx(math.log(tokenizer.vocabulary), abs=0.2), "an untrained model knows nothing"
+    assert losses[0] == pytest.approx(math.log(tokenizer.vocabulary), abs=0.4), "an untrained model knows nothing"
     assert trained.loss == pytest.approx(sum(losses[-20:]) / 20) and trained.loss < losses[0] - 1
     assert trained.steps == 40 and trained.tokens == 40 * 64
     assert trained.epochs == pytest.approx(40 * 64 / documents.total) and trained.epochs > 5
