@@ -15,7 +15,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from betr.benchmarks import WHAT, Asked, BenchmarkSource, asked
+from betr.benchmarks import BENCHMARK_EXAMPLES, WHAT, Asked, BenchmarkSource, asked
 from curation import jsonlines
 from curation.decontamination import DecontaminationConfig, TestSet, find_hits
 from curation.errors import InputError
@@ -157,6 +157,12 @@ def hold_out(
         assert there is not None
     _check(there, asking, config)
     return there
+
+
+def training_texts(tables: Tables, *finetuning: Asking) -> list[str]:
+    """The texts of every target example that the tables hold, and of what models are fine-tuned on."""
+    targets = {row["text"] for row in tables.read(BENCHMARK_EXAMPLES).select("text").distinct().collect()}
+    return sorted(targets.union(*(each.texts.values() for each in finetuning)))
 
 
 def load(tables: Tables, held_out_id: str) -> HeldOut | None:

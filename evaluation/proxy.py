@@ -15,11 +15,10 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,10 @@ class ProxyConfig:
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared. texts: (doc_id, text), each id once; contents: names what they are; tokens: about, if known."""
+    """What is compared. texts: (doc_id, text), each id once; contents: names what they are; tokens: about, if known.
+
+    Any table is an arm whose frame has these two columns.
+    """
 
     arm_id: str
     arm: str
@@ -109,9 +111,8 @@ class ProxyRun:
     """One model to train: all that a task needs to know of it."""
 
     proxy_id: str
-    arm: Arm | None
     arm_id: str
-    arm_name: str
+    arm: str
     size: ProxySize
     seed: int
     files: TokenFiles | None = None
@@ -183,7 +184,8 @@ def tokenise(arm: Arm, tokenizer: ProxyTokenizer, working: Path, *, tokens: int)
     if not manifest.exists():
         folder.mkdir(parents=True, exist_ok=True)
         chosen = arm.texts if of_all == 1 else arm.texts.where(hash_fraction("doc_id", 0, "proxy") < of_all)
-        written = _write_tokens(chosen, tokenizer, folder).collect()  # a row a file
+        with input_errors():
+            written = _write_tokens(chosen, tokenizer, folder).collect()  # a row a file
         found = {
             "parts": sorted(row["part"] for row in written),
             "documents": sum(row["documents"] for row in written),
@@ -264,8 +266,8 @@ def plan(
                     arm.arm_id, arm.contents, vars(size), seed, config.training.settings(), tokenizer.tokenizer_id,
                     held_out.held_out_id, tuned,
                 )  # fmt: skip
-                runs.append(ProxyRun(content_id("proxy", *made_from), arm, arm.arm_id, arm.arm, size, seed))
-    return sorted(runs, key=lambda run: (-run.cost(), run.seed, run.arm_name, run.proxy_id))
+                runs.append(ProxyRun(content_id("proxy", *made_from), arm.arm_id, arm.arm, size, seed))
+    return sorted(runs, key=lambda run: (-run.cost(), run.seed, run.arm, run.proxy_id))
 
 
 def train_proxies(
@@ -289,7 +291,7 @@ def train_proxies(
         if any(run.arm_id == arm.arm_id for run in missing)
     }
     warnings = _repetitions(arms, files, config.training)
-    missing = [ProxyRun(r.proxy_id, None, r.arm_id, r.arm_name, r.size, r.seed, files[r.arm_id]) for r in missing]
+    missing = [replace(run, files=files[run.arm_id]) for run in missing]
     job = _Job(
         config.training, config.finetuning if finetuning else None, tokenizer, held_out.examples, tuple(finetuning),
         str(working), is_local_session(tables.spark),
@@ -395,12 +397,13 @@ def run_one(run: ProxyRun, job: _Job) -> dict[str, Any]:
                 reason = "fine-tuning diverged: its loss is no number"
         _write_evaluations(folder / "evaluations.parquet", run.proxy_id, measures)
     row = {
-        "proxy_id": run.proxy_id, "arm_id": run.arm_id, "arm": run.arm_name, "size": run.size.name,
+        "proxy_id": run.proxy_id, "arm_id": run.arm_id, "arm": run.arm, "size": run.size.name,
         "parameters": trained.parameters, "seed": run.seed, "tokens": trained.tokens,
         "epochs": trained.epochs * run.files.share, "steps": trained.steps,
         "loss": trained.loss if math.isfinite(trained.loss) else None, "status": status, "reason": reason,
         "flops": trained.flops, "seconds": trained.seconds + time.monotonic() - began,
         "tokens_per_second": trained.tokens / max(1e-9, trained.seconds), "device": trained.device,
+        "resumed_at": trained.resumed_at,
     }  # fmt: skip
     write_whole(json.dumps(row, indent=1), result)
     checkpoint.unlink(missing_ok=True)
@@ -461,11 +464,6 @@ def _commit(
     names = PROXY_RUNS.struct(tables.spark).names
     frame = PROXY_RUNS.frame(tables.spark, [[{**each, **shared}[name] for name in names] for each in results])
     tables.append(PROXY_RUNS, frame, keys_are_unique=True)  # none of them was there
-
-
-def forget_checkpoints(working: Path) -> None:
-    """Remove token files, which are made anew when a run needs them; weights and results stay."""
-    shutil.rmtree(working / "tokens", ignore_errors=True)
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------
