@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bench import documents, draw, harness
+from bench import documents, draw, harness, languages
 from bench.__main__ import GPU_QUESTIONS, QUESTIONS, main
 from bench.harness import CannotRun, Case, Measured, Question, Seconds, Setup, Target, Unequal, measure
 
@@ -62,6 +62,25 @@ def test_without_a_name_every_question_runs_in_a_process_of_its_own(
     with pytest.raises(SystemExit):
         main(["scorin"])
     assert "there is no question 'scorin'" in capsys.readouterr().err
+
+
+def test_features_are_told_apart_by_language(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Documents in two languages, one without blanks: labelled by the English ones, a row a language."""
+    rows = []
+    for i in range(60):
+        good = i % 10 < 3
+        rows.append({"id": f"x.en/{i}", "language": "en", "text": f"{'stars and planets' if good else 'salt and rice'} {i} " * 5})
+        rows.append({"id": f"x.zh/{i}", "language": "zh", "text": f"{'行星和恒星' if good else '盐和米饭'}第{i}篇" * 5})
+    rows.append({"id": "x.zh/only", "language": "zh", "text": "没有译文"})
+    (tmp_path / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "targets.jsonl").write_text(json.dumps({"query": "What are stars and planets?", "choices": ["stars"], "gold": 0}))
+    given = ["--documents", str(tmp_path / "documents.jsonl"), "--targets", str(tmp_path / "targets.jsonl")]
+    assert languages.main([*given, "--prefix", r"x\.\w+/", "--encoder", "hashing:64"]) == 0
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert table[0] == ["", "documents", *languages.WAYS]
+    assert [row[:2] for row in table[2:5]] == [["en", "60"], ["zh", "60"], ["mean", "120"]]
+    chinese = dict(zip(table[0], table[3], strict=True))
+    assert float(chinese["segments"]) > 0.9 > float(chinese["words"])  # each of its "words" is seen once
 
 
 # -- timing ------------------------------------------------------------------------------------------------------------

@@ -216,18 +216,19 @@ def test_features_are_chosen_by_the_run_and_recorded_with_every_classifier(
     own: Path, finished: Finished, headed: Finished, spark: SparkSession
 ) -> None:
     """Subwords of segments, with heads: trained, folded, saved and scored as words are, under another name."""
-    tables, before = Tables(spark, str(own)), headed[1]["classifier"]["classifier_id"]
-    words = classifiers(tables, before)[""]
+    before = headed[1]["classifier"]["classifier_id"]
+    words = classifiers(Tables(spark, str(own)), before)[""]
     assert not {"features", "minn", "maxn"} & set(json.loads(words["parameters"]))  # named as before there were others
     config = settings(finished[0], tables=str(own), heads=True, epochs=1, features="segments", maxn=2)
     report = pipeline.run_stage("train", config, spark=spark)
-    made = classifiers(tables, report["classifier"]["classifier_id"])
+    made = classifiers(Tables(spark, str(own)), report["classifier"]["classifier_id"])
     assert set(made) == {"", *HEADS} and before != report["classifier"]["classifier_id"]
     for row in made.values():
         spec = load_classifier(own / row["path"], row["sha256"]).features
         assert spec == FeatureSpec(2, 5_000, minn=1, maxn=2, segmenter="unicode14")
         assert {"features": "segments", "maxn": 2}.items() <= json.loads(row["parameters"]).items()
     assert states(pipeline.run_stage("score", config, spark=spark)) == {"score": "done"}
+    tables = Tables(spark, str(own))
     mine = tables.read(CORPUS_SCORES).where(F.col("classifier_id") == report["classifier"]["classifier_id"])
     found = {row["doc_id"]: row["score"] for row in mine.collect()}
     texts = tables.read(DOCUMENTS).select("doc_id", "text").toArrow()
