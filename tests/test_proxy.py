@@ -239,7 +239,7 @@ def test_checkpoints_need_a_file_system(spark: SparkSession, tmp_path: Path) -> 
 
 
 def test_every_arm_trains_on_equal_tokens_and_repetitions_are_said(world: World) -> None:
-    runs = {row["arm"]: row for row in world.tables.read(PROXY_RUNS).where("seed = 0 AND status = 'finished'").collect()}
+    runs = {row["arm"]: row for row in world.tables.read(PROXY_RUNS).where(F.col("status") == FINISHED).where("seed = 0").collect()}
     assert set(runs) == {"near", "sums"} and world.done.trained == 2 and not world.done.diverged
     for row in runs.values():
         assert row["tokens"] == 30 * 64 and row["steps"] == 30 and row["epochs"] > 4
@@ -386,4 +386,3 @@ def test_a_missing_token_file_names_the_working_folder(world: World, tmp_path: P
     with pytest.raises(InputError, match="on a shared file system"):
         proxy.run_one(run, world.job(tmp_path))
     torch.set_num_threads(before)
-    assert FINISHED == "finished"
