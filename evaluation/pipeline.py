@@ -50,7 +50,7 @@ def run_comparison(
         rows, trained = evaluate(run, config)
         judged = judge(run, trained, level=config.level)
         said = compare.words(judged.found, ours=config.ours)
-        for line in (*said.told, *said.against):
+        for line in dict.fromkeys((*said.told, *said.against)):
             run.terminal.line(line)
         page = draw(run, config, judged, rows, trained.key)
         held_out = run.needs("held-out")

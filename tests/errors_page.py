@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "errors.md"
-PACKAGES = ("curation", "betr", "bare", "demo")
+PACKAGES = ("curation", "betr", "bare", "evaluation", "demo")
 # ValueErrors of tasks come back from executors as they are; `_stop` is what ends a batch of requests to a server.
 ERRORS = (
     "InputError", "SchemaError", "MissingExtraError", "TablesBusyError", "ChecksFailedError", "DriftError",
