@@ -37,10 +37,10 @@ class EvaluationConfig(ArmsConfig):
     )
     seeds: int = option(3, "models of each arm and size: seeds 0, 1, ...", stages="train")
     train_tokens: int = option(
-        1_000_000, "tokens that each model is trained on, as the proxies' own tokenizer counts", stages="train"
+        1_200_000, "tokens that each model is trained on, as the proxies' own tokenizer counts", stages="train"
     )
-    sequence: int = option(256, "tokens of a context", stages="train")
-    batch: int = option(16, "sequences of a step", stages="train")
+    sequence: int = option(128, "tokens of a context", stages="train")
+    batch: int = option(8, "sequences of a step", stages="train")
     learning_rate: float | None = option(None, "at its highest; default: 0.5 / hidden", stages="train")
     most_epochs: float | None = option(
         None, "an arm whose tokens would be repeated oftener is refused; default: none is", stages="train"

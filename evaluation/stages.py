@@ -11,7 +11,6 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from betr import corpus
-from betr import stages as betr_stages
 from betr.benchmarks import fingerprint, parse_sources
 from betr.run import Outcome, Run
 from betr.tables import DOCUMENTS
@@ -72,8 +71,8 @@ def hold_out(run: Run, config: EvaluationConfig) -> HeldOut:
         asking = held_out.read_asked(run.spark, sources, per_benchmark=config.questions, seed=config.seed)
         work.progress.expect(len(asking.examples))
         work.progress.batch(len(asking.examples))
-        taught = [row["text"] for row in betr_stages.targets(run, wanted).select("text").collect()]  # some thousands
-        taught += _finetuning_texts(run, config)
+        tuning_examples = _tuning(run, config)
+        taught = held_out.training_texts(run.tables, *([tuning_examples] if tuning_examples else []))
         found = held_out.hold_out(run.tables, asking, config.holding_out, documents=_pool(run), training_texts=taught)
         work.rows_in, work.rows_out = len(asking.examples), len(found.examples)
         work.values = {"held_out_id": found.held_out_id, "counts": found.counts, "removed": found.removed}
@@ -173,8 +172,3 @@ def _tuning(run: Run, config: EvaluationConfig) -> held_out.Asking | None:
 def _finetuning(run: Run, config: EvaluationConfig) -> Sequence[Example]:
     asking = _tuning(run, config)
     return () if asking is None else asking.examples
-
-
-def _finetuning_texts(run: Run, config: EvaluationConfig) -> list[str]:
-    asking = _tuning(run, config)
-    return [] if asking is None else list(asking.texts.values())
