@@ -10,7 +10,7 @@ from curation.command import option
 from curation.errors import InputError
 from evaluation.arm_config import ArmsConfig
 from evaluation.compare import LEVEL
-from evaluation.held_out import ON_CONTAMINATION, HeldOutConfig
+from evaluation.held_out import HeldOutConfig
 from evaluation.measuring import FinetuningConfig
 from evaluation.proxy import ProxyConfig
 from evaluation.training import TrainingConfig
@@ -67,10 +67,6 @@ class EvaluationConfig(ArmsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.on_contamination not in ON_CONTAMINATION:
-            raise InputError(
-                f"--on-contamination must be one of {', '.join(ON_CONTAMINATION)}; got {self.on_contamination!r}"
-            )
         for name in ("vocabulary", "finetune_examples"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)!r}")

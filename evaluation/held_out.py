@@ -155,7 +155,7 @@ def hold_out(
         tables.replace(HELD_OUT_EXAMPLES, frame, where={"held_out_id": held_out_id}, keys_are_unique=True)
         there = load(tables, held_out_id)
         assert there is not None
-    _check(there, asking, config)
+    check(there, config)
     return there
 
 
@@ -242,16 +242,18 @@ def contaminated(
     })  # fmt: skip
 
 
-def _check(found: HeldOut, asking: Asking, config: HeldOutConfig) -> None:
+def check(found: HeldOut, config: HeldOutConfig) -> None:
+    """InputError: on_contamination is `refuse` and something stands in the pool, or nothing is left of a benchmark."""
     in_pool = {name: reasons[IN_POOL] for name, reasons in found.removed.items() if IN_POOL in reasons}
     if in_pool and config.on_contamination == "refuse":
         said = ", ".join(f"{name} {count:,}" for name, count in sorted(in_pool.items()))
+        there = len(found.examples) + sum(sum(reasons.values()) for reasons in found.removed.values())
         raise InputError(
-            f"--on-contamination refuse: {sum(in_pool.values()):,} of {len(asking.examples):,} held-out examples stand "
+            f"--on-contamination refuse: {sum(in_pool.values()):,} of {there:,} held-out examples stand "
             f"in the pool ({said}; the table {HELD_OUT_EXAMPLES.name} has them); leave their documents "
             "out of the pool, or say --on-contamination remove"
         )
-    if empty := sorted(set(asking.counts) - set(found.counts)):
+    if empty := sorted(set(found.removed) - set(found.counts)):
         raise InputError(
             f"nothing is left to measure of {', '.join(empty)}: all of its held-out examples were trained on or stand "
             f"in the pool (the table {HELD_OUT_EXAMPLES.name} says which); give another held-out file"

@@ -64,7 +64,7 @@ def hold_out(run: Run, config: EvaluationConfig) -> HeldOut:
     if (earlier := run.result(stage, key)) is not None:
         there = held_out.load(run.tables, earlier["held_out_id"])
         assert there is not None
-        _refuse(config, there)
+        held_out.check(there, config.holding_out)  # on_contamination is no part of the key
         run.unchanged(earlier)
         return there
     with run.stage(stage, key, unit="examples") as work:
@@ -83,15 +83,6 @@ def hold_out(run: Run, config: EvaluationConfig) -> HeldOut:
         said = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in sorted(reasons.items()))
         run.terminal.line(f"  {benchmark}: {said}: not measured; {found.counts[benchmark]:,} stay")
     return found
-
-
-def _refuse(config: EvaluationConfig, found: HeldOut) -> None:
-    in_pool = sum(reasons.get(held_out.IN_POOL, 0) for reasons in found.removed.values())
-    if config.on_contamination == "refuse" and in_pool:
-        raise InputError(
-            f"--on-contamination refuse: {in_pool:,} held-out examples stand in the corpus (the table "
-            f"{HELD_OUT_EXAMPLES.name} has them); leave their documents out, or say --on-contamination remove"
-        )
 
 
 def train(run: Run, config: EvaluationConfig, rows: Sequence[Row], found: HeldOut) -> Outcome:

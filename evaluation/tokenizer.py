@@ -118,5 +118,5 @@ def _library() -> Any:
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ModuleNotFoundError:
-        raise MissingExtraError("the tokenizer of proxy models", "generation") from None
+        raise MissingExtraError("the tokenizer of proxy models", "evaluation") from None
     return tokenizers

@@ -426,6 +426,6 @@ def _torch() -> Any:
         import torch
         import transformers
     except ModuleNotFoundError:
-        raise MissingExtraError("training proxy models", "generation") from None
+        raise MissingExtraError("training proxy models", "evaluation") from None
     transformers.utils.logging.set_verbosity_error()
     return torch

@@ -82,11 +82,11 @@ def test_an_arm_that_is_none_is_a_sentence(text: str, message: str) -> None:
     ("given", "message"),
     [
         ({"arms": ()}, "a comparison needs arms"),
-        ({"arms": ("soft", "soft:1.0")}, "the arm soft:1 is named twice"),
+        ({"arms": ("soft", "soft:1.0")}, "the arm soft:1 is named twice; leave one out"),
         ({"arms": ("quality",)}, "needs text to call good"),
-        ({"tokens": 0}, "a whole number of at least 1; got 0"),
-        ({"tolerance": 1.0}, r"a share in \[0, 1\); got 1.0"),
-        ({"on_short": "cry"}, "must be repeat or refuse; got 'cry'"),
+        ({"tokens": 0}, "an arm's tokens must be a whole number of at least 1; got 0"),
+        ({"tolerance": 1.0}, r"--tolerance must be a share in \[0, 1\); got 1.0"),
+        ({"on_short": "cry"}, "--on-short must be repeat or refuse; got 'cry'"),
         ({"buckets": 0}, "--buckets must be at least 1; got 0"),
         ({"quality_positives": ("source=",)}, "reads source=NAME, metadata.KEY=VALUE or a path; got 'source='"),
         ({"quality_positives": ("metadata.x",)}, "reads source=NAME, metadata.KEY=VALUE or a path"),
@@ -133,7 +133,7 @@ def test_betr_keeps_the_main_lines_way_and_every_arm_what_it_leaves_out() -> Non
 
 
 def test_a_side_without_text_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="the arm direct has no positive text to train on"):
+    with pytest.raises(InputError, match="the arm direct has no positive text to train on; name others or draw a larger"):
         check_counts("direct", {0: 5})
     with pytest.raises(InputError, match="the arm quality has no negative text to train on"):
         check_counts("quality", {1: 5})
@@ -397,7 +397,7 @@ def test_an_arm_without_enough_tokens_is_said_or_refused_and_refused_it_leaves_n
     pool = sum(row["tokens"] for row in house.scores("betr").values() if row["source"] != MADE)
     asked = dataclasses.replace(house.config, arms=("betr",), tokens=2 * pool, on_short="refuse")
     before = rows_hash(house.tables, SELECTION_RUNS)
-    with pytest.raises(InputError, match=r"holds [\d,]+ of the [\d,]+ tokens asked for: equal tokens repeat it 2 times; ask"):
+    with pytest.raises(InputError, match="repeat it 2 times; ask for fewer with --tokens, or allow it with --on-short repeat"):
         make_arms(house.open(), asked)
     assert rows_hash(house.tables, SELECTION_RUNS) == before
     run = house.open()

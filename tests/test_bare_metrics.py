@@ -197,6 +197,8 @@ def test_as_many_clusters_as_rows_are_the_rows() -> None:
     assert metrics.fit_clusters(x, list("abcde"), clusters=9).sizes.tolist() == [1] * 5
     with pytest.raises(InputError, match="there are no real rows"):
         metrics.fit_clusters(np.empty((0, 3)), [])
+    with pytest.raises(InputError, match="clusters: there must be at least 1; got 0"):
+        metrics.fit_clusters(x, list("abcde"), clusters=0)
 
 
 def test_copies_of_seeds_and_changes_of_drafts_are_row_by_row() -> None:
