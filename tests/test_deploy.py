@@ -27,21 +27,23 @@ from jsonargparse import ArgumentParser
 
 import bare.cli
 import betr.cli
+import evaluation.cli
 from bare.config import BareConfig
 from betr.config import RunConfig
 from betr.run import STAGE_ORDER
 from curation.command import read_config
 from curation.tables import LEASE_SECONDS, is_catalog_name
 from deploy.databricks.wheel import without_spark
+from evaluation.config import EvaluationConfig, RoiConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY, DOCKER = ROOT / "deploy", ROOT / "docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMAGE = f"betr-bare:{PROJECT['version']}"
 COMPOSE = ("compose.yaml", "compose.gpu.yaml")
-NEED_GPU = {"embed", "write"}  # tasks of the bundle
+NEED_GPU = {"embed", "write", "compare"}  # tasks of the bundle
 
-Command = tuple[str, list[str]]  # betr or bare, and its arguments
+Command = tuple[str, list[str]]  # betr, bare or evaluate, and its arguments
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @cache
 def parser(program: str) -> ArgumentParser:
-    return {"betr": betr.cli, "bare": bare.cli}[program].build_parser()
+    return {"betr": betr.cli, "bare": bare.cli, "evaluate": evaluation.cli}[program].build_parser()
 
 
 def settled(value: str, variables: dict[str, str]) -> str:
@@ -136,13 +138,14 @@ def test_every_command_line_is_one_that_the_programs_take(
             given = parser(program).parse_args(argv)
         except SystemExit:
             pytest.fail(f"{program} refuses {shlex.join(argv)}")
-        config = {"betr": RunConfig, "bare": BareConfig}[program]
+        config: Any = {"betr": RunConfig, "bare": BareConfig, "evaluate": EvaluationConfig}[program]
+        config = RoiConfig if given.command == "roi" else config
         if given.command != "doctor":
             read_config(config, given[given.command])  # raises where a value is none
 
 
 def test_the_tasks_entry_points_raise_what_the_commands_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, cli in (("betr_task", betr.cli), ("bare_task", bare.cli)):
+    for name, cli in (("betr_task", betr.cli), ("bare_task", bare.cli), ("evaluate_task", evaluation.cli)):
         assert PROJECT["entry-points"]["databricks"][name] == f"{cli.__name__}:task"
         monkeypatch.setattr(cli, "main", lambda: 0)
         cli.task()
