@@ -18,8 +18,8 @@ from evaluation.config import EvaluationConfig
 
 TASKS = ("arc_easy", "openbookqa", "piqa")
 FILES = ("encyclopedia", "how-to", "captions", "docstrings-00000")
-# Ranking, models and questions that two cores get through in some four minutes; 3 x 10 examples are 2% of the sample.
-SAMPLE, PER_BENCHMARK = 1_500, 10
+# Ranking, models and questions that two cores get through in some four minutes; 3 x 8 examples are 2% of the sample.
+SAMPLE, PER_BENCHMARK = 1_200, 8
 ARMS, SIZE, SEEDS, TOKENS, QUESTIONS = ("random", "direct", "betr"), "0.1m", 3, 250_000, 150
 
 

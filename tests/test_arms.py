@@ -227,6 +227,7 @@ def plain_cut(keyed: list[tuple[float, str, int]], budget: int) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_every_arm_is_a_selection_of_equal_tokens_by_the_same_count(house: House) -> None:
     runs = {row["selection_id"]: row for row in house.tables.read(SELECTION_RUNS).collect()}
     tokens = {doc_id: row["tokens"] for doc_id, row in house.scores("betr").items()}
@@ -242,6 +243,7 @@ def test_every_arm_is_a_selection_of_equal_tokens_by_the_same_count(house: House
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_each_arm_keeps_what_a_plain_sort_of_its_own_scores_keeps(house: House) -> None:
     for name in ("random", "betr", "direct", "quality"):
         scores = [row for row in house.scores(name).values() if row["source"] != MADE]
@@ -250,6 +252,7 @@ def test_each_arm_keeps_what_a_plain_sort_of_its_own_scores_keeps(house: House) 
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_synthetic_documents_are_in_the_arm_of_bare_alone_at_their_share(house: House) -> None:
     scores = house.scores("betr")
     made = {doc_id for doc_id, row in scores.items() if row["source"] == MADE}
@@ -264,6 +267,7 @@ def test_synthetic_documents_are_in_the_arm_of_bare_alone_at_their_share(house: 
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_random_scores_are_spread_evenly_and_know_nothing_of_the_classifier(house: House) -> None:
     random, main = house.scores("random"), house.scores("betr")
     values = np.array([random[doc_id]["score"] for doc_id in sorted(random)])
@@ -273,6 +277,7 @@ def test_random_scores_are_spread_evenly_and_know_nothing_of_the_classifier(hous
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_dsir_weighs_by_the_targets_words_against_the_samples_and_draws_with_gumbel_noise(house: House) -> None:
     tables, scores = house.tables, house.scores("dsir")
     trained = house.open().needs("arm/dsir/train")
@@ -299,6 +304,7 @@ def test_dsir_weighs_by_the_targets_words_against_the_samples_and_draws_with_gum
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_classifiers_of_arms_are_kept_and_score_as_their_files_do(house: House) -> None:
     texts = {row["doc_id"]: row["text"] for row in house.tables.read(DOCUMENTS).select("doc_id", "text").collect()}
     rows = {row["origin"]: row for row in house.tables.read(CLASSIFIERS).collect() if row["origin"].startswith("arm ")}
@@ -314,6 +320,7 @@ def test_classifiers_of_arms_are_kept_and_score_as_their_files_do(house: House) 
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_the_main_line_stays_the_latest_and_its_commands_take_an_arm_by_name(house: House, tmp_path: Path) -> None:
     run = house.open()
     assert main_line(run) == house.before
@@ -332,6 +339,7 @@ def test_the_main_line_stays_the_latest_and_its_commands_take_an_arm_by_name(hou
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_every_arm_says_why_a_document_is_in_it(house: House) -> None:
     doc_id = max(house.kept("dsir") - house.kept("betr"))
     found = {verdict.name: verdict for verdict in explain(house.open(), doc_id)}
@@ -345,6 +353,7 @@ def test_every_arm_says_why_a_document_is_in_it(house: House) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_a_second_run_writes_no_row(house: House) -> None:
     before = {p: p.stat().st_mtime_ns for p in Path(house.given.tables).rglob("*.json")}
     run = house.open()
@@ -355,6 +364,7 @@ def test_a_second_run_writes_no_row(house: House) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_killed_between_any_two_tables_the_same_rows_come_to_be(
     house: House, finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -393,6 +403,7 @@ def test_killed_between_any_two_tables_the_same_rows_come_to_be(
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_an_arm_without_enough_tokens_is_said_or_refused_and_refused_it_leaves_no_selection(house: House) -> None:
     pool = sum(row["tokens"] for row in house.scores("betr").values() if row["source"] != MADE)
     asked = dataclasses.replace(house.config, arms=("betr",), tokens=2 * pool, on_short="refuse")
@@ -407,22 +418,22 @@ def test_an_arm_without_enough_tokens_is_said_or_refused_and_refused_it_leaves_n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
+@pytest.mark.processes
+def test_what_can_not_be_made_is_refused_before_any_work(house: House) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"arms": ("betr:arc_easy",)}, "by the head 'arc_easy', but the scores are for all targets only: run `betr run --heads`"),
         ({"arms": ("bare:0.1",), "synthetic": "nowhere"}, "documents of the source 'nowhere', and the corpus has none"),
         ({"arms": ("quality",), "quality_positives": ("/nowhere/good.jsonl",)}, "/nowhere/good.jsonl"),
-    ],
-)
-def test_what_can_not_be_made_is_refused_before_any_work(house: House, changed: dict[str, Any], message: str) -> None:
+    ]
     stages = house.tables.read(STAGE_RUNS).count()
-    with pytest.raises(InputError, match=message):
-        make_arms(house.open(), dataclasses.replace(house.config, **{"arms": ("random",), **changed}))
+    for changed, message in refused:
+        with pytest.raises(InputError, match=message):
+            make_arms(house.open(), dataclasses.replace(house.config, **{"arms": ("random",), **changed}))
     assert house.tables.read(STAGE_RUNS).count() == stages
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_documents_that_came_since_the_latest_selection_are_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("betr.corpus.key", lambda run: "another")
     with pytest.raises(InputError, match="documents or scores came since: run `betr run`"):

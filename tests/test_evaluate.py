@@ -116,6 +116,7 @@ def versions(spark: SparkSession, config: EvaluationConfig) -> list[int | None]:
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_a_comparison_has_a_model_for_each_arm_and_seed_and_a_page_that_says_what_json_says(
     made: Made, spark: SparkSession
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_comparison_has_a_model_for_each_arm_and_seed_and_a_page_that_says_wha
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_a_second_comparison_trains_and_writes_nothing(made: Made, spark: SparkSession) -> None:
     config, report = made
     before = versions(spark, config)
@@ -149,6 +151,7 @@ def test_a_second_comparison_trains_and_writes_nothing(made: Made, spark: SparkS
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_killed_before_its_models_are_recorded_a_comparison_ends_with_the_same_tables(
     made: Made, spark: SparkSession, tmp_path: Path
 ) -> None:
@@ -168,6 +171,7 @@ def test_killed_before_its_models_are_recorded_a_comparison_ends_with_the_same_t
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_a_return_counts_the_main_lines_stages_at_the_prices_given(made: Made, spark: SparkSession, tmp_path: Path) -> None:
     config, report = made
     prices = tmp_path / "prices.yaml"
@@ -189,6 +193,7 @@ def test_a_return_counts_the_main_lines_stages_at_the_prices_given(made: Made, s
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_a_comparison_without_questions_or_a_main_line_is_one_sentence(
     made: Made, spark: SparkSession, tmp_path: Path
 ) -> None:
