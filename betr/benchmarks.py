@@ -302,24 +302,19 @@ class _Question:
 
 def example_text(row: Mapping[str, Any]) -> str:
     """The example's text by the shape of its keys; raises a verdict where the shape isn't known."""
-    question_key = next((key for key in QUESTIONS if isinstance(row.get(key), str)), None)
+    question_key = _question_key(row)
     extras = [_plain(row[key]).strip() for key in EXTRAS if row.get(key)]
     if question_key is None:
         if isinstance(row.get("text"), str):
             return _with_extras(row["text"].strip(), extras)
         raise RowRejected("unknown_shape", f"no question, query or text among the fields {sorted(row)}")
-    answer_key = next((key for key in ANSWERS if row.get(key) is not None), None)
-    if answer_key is None:
-        raise RowRejected("no_answer", f"no gold, answer or label among the fields {sorted(row)}")
-    question = _read_question(row, question_key)
-    answer = _answer(row[answer_key], question)
+    question, answer = _read_answered(row, question_key)
     if not answer:
         raise RowRejected("no_answer", "the answer is empty")
     if question.blank:
         text = re.sub(r"_+", lambda _: answer, question.text, count=1)
     elif question.continues:
-        gap = "" if re.match(r"[,.;:!?']", answer) else " "
-        text = question.text + gap + answer
+        text = question.text + _glued(answer)
     else:
         text = f"{question.text}\n{answer}"
     return _with_extras(text, extras)
@@ -345,16 +340,12 @@ def asked(row: Mapping[str, Any]) -> Asked:
 
     Of a blank that is filled, the context ends before it: what follows it is part of each choice. Raises a verdict.
     """
-    question_key = next((key for key in QUESTIONS if isinstance(row.get(key), str)), None)
+    question_key = _question_key(row)
     if question_key is None:
         if isinstance(row.get("text"), str) and row.get("code"):
             return _asked(row, row["text"].strip(), "\n", (_plain(row["code"]).strip(),), 0)
         raise RowRejected("unknown_shape", f"no question and answer among the fields {sorted(row)}")
-    answer_key = next((key for key in ANSWERS if row.get(key) is not None), None)
-    if answer_key is None:
-        raise RowRejected("no_answer", f"no gold, answer or label among the fields {sorted(row)}")
-    question = _read_question(row, question_key)
-    answer = _answer(row[answer_key], question)
+    question, answer = _read_answered(row, question_key)
     choices = question.choices if answer in question.choices else (answer,)
     gold = choices.index(answer)
     if question.blank:
@@ -362,8 +353,7 @@ def asked(row: Mapping[str, Any]) -> Asked:
         gap = " " if before.strip() else ""
         return _asked(row, before.rstrip(), "", tuple(gap + choice + after for choice in choices), gold)
     if question.continues:
-        glued = tuple(("" if re.match(r"[,.;:!?']", choice) else " ") + choice for choice in choices)
-        return _asked(row, question.text, "", glued, gold)
+        return _asked(row, question.text, "", tuple(map(_glued, choices)), gold)
     return _asked(row, question.text, "\n", choices, gold)
 
 
@@ -373,6 +363,24 @@ def _asked(row: Mapping[str, Any], question: str, gap: str, choices: tuple[str, 
     passages = [_plain(row[key]).strip() for key in ("passage", "context") if row.get(key)]
     before = "".join(f"{passage}\n" for passage in passages if passage not in question)
     return Asked(example_text(row), question, before + question + gap, choices, gold)
+
+
+def _question_key(row: Mapping[str, Any]) -> str | None:
+    return next((key for key in QUESTIONS if isinstance(row.get(key), str)), None)
+
+
+def _read_answered(row: Mapping[str, Any], question_key: str) -> tuple[_Question, str]:
+    """The row's question and the text of its right answer, which may be empty; raises a verdict where it has none."""
+    answer_key = next((key for key in ANSWERS if row.get(key) is not None), None)
+    if answer_key is None:
+        raise RowRejected("no_answer", f"no gold, answer or label among the fields {sorted(row)}")
+    question = _read_question(row, question_key)
+    return question, _answer(row[answer_key], question)
+
+
+def _glued(ending: str) -> str:
+    """As it goes on from the text before it."""
+    return ending if re.match(r"[,.;:!?']", ending) else f" {ending}"
 
 
 def _read_question(row: Mapping[str, Any], key: str) -> _Question:

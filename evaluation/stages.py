@@ -89,11 +89,7 @@ def train(run: Run, config: EvaluationConfig, rows: Sequence[Row], found: HeldOu
     """A model of each arm, size and seed, trained and measured: those that aren't there yet."""
     tables = run.tables
     shared = tokenizer.train_on_pool(tables, _pool(run), vocabulary=config.vocabulary, seed=config.seed)
-    compared = [
-        proxy.Arm(row["arm_id"], row["arm"], row["selection_id"], proxy.selected_texts(tables, row["selection_id"]),
-                  row["tokens"])
-        for row in rows
-    ]  # fmt: skip
+    compared = [proxy.arm_of(tables, row) for row in rows]
     tuning = _finetuning(run, config)
     wanted = proxy.plan(compared, config.proxies, tokenizer=shared, held_out=found, finetuning=tuning)
     key = content_id("proxies", sorted(each.proxy_id for each in wanted))

@@ -420,15 +420,17 @@ def test_an_arm_without_enough_tokens_is_said_or_refused_and_refused_it_leaves_n
 @pytest.mark.slow
 @pytest.mark.processes
 def test_what_can_not_be_made_is_refused_before_any_work(house: House) -> None:
-    refused: list[tuple[dict[str, Any], str]] = [
-        ({"arms": ("betr:arc_easy",)}, "by the head 'arc_easy', but the scores are for all targets only: run `betr run --heads`"),
-        ({"arms": ("bare:0.1",), "synthetic": "nowhere"}, "documents of the source 'nowhere', and the corpus has none"),
-        ({"arms": ("quality",), "quality_positives": ("/nowhere/good.jsonl",)}, "/nowhere/good.jsonl"),
-    ]
+    def refuse(**changed: Any) -> None:
+        make_arms(house.open(), dataclasses.replace(house.config, **{"arms": ("random",), **changed}))
+
     stages = house.tables.read(STAGE_RUNS).count()
-    for changed, message in refused:
-        with pytest.raises(InputError, match=message):
-            make_arms(house.open(), dataclasses.replace(house.config, **{"arms": ("random",), **changed}))
+    without_heads = "by the head 'arc_easy', but the scores are for all targets only: run `betr run --heads`"
+    with pytest.raises(InputError, match=without_heads):
+        refuse(arms=("betr:arc_easy",))
+    with pytest.raises(InputError, match="documents of the source 'nowhere', and the corpus has none"):
+        refuse(arms=("bare:0.1",), synthetic="nowhere")
+    with pytest.raises(InputError, match=r"/nowhere/good.jsonl"):
+        refuse(arms=("quality",), quality_positives=("/nowhere/good.jsonl",))
     assert house.tables.read(STAGE_RUNS).count() == stages
 
 
