@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,14 @@ def build(setup: Setup) -> Question:
     prompts, prefix = _prompts(corpus, count)
     return compare(
         folder, said, prompts, prefix, new, device="cpu", precision="float32",
-        targets=lambda measured: [
-            Target("generation, CPU, same rows", measured.x_peer("ours"), "x one by one", at_least=6)
-        ],
+        targets=_targets,
     )  # fmt: skip
+
+
+def _targets(measured: Measured) -> list[Target]:
+    alone, ours = measured.median("products alone"), measured.median("ours")
+    note = f"the model's products alone, in the same shapes: {alone:.1f} of {ours:.1f} s, {measured.x_peer('products alone'):.1f} x"
+    return [Target("generation, CPU, same rows", measured.x_peer("ours"), "x one by one", at_least=6, note=note)]
 
 
 def compare(
@@ -68,7 +73,8 @@ def compare(
         _wait(device)
 
     def check() -> str:
-        run_ours()
+        with _recorded(model, seen):
+            run_ours()
         run_alone()
         one_by_one()
         differ = [i for i, (a, b) in enumerate(zip(made["ours"], made["peer"], strict=True)) if a.text != b]
@@ -84,6 +90,14 @@ def compare(
     weights = [each.detach().reshape(-1) for each in model.parameters()]
     weights = [each.view(torch.float32) if each.numel() % 2 == 0 else each for each in weights]
 
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # of one run of ours: each matrix, what was multiplied with it
+
+    def products() -> None:
+        with torch.inference_mode():
+            for weight, rows in seen:
+                torch.nn.functional.linear(rows, weight)
+        _wait(device)
+
     def read_weights() -> None:
         for _ in range(passes):
             for each in weights:
@@ -98,16 +112,35 @@ def compare(
             Case("ours", "ours", run_ours, "tokens", tokens),
             Case("ours, nothing shared", "ours", run_alone, "tokens", tokens, repeats=2),
             Case("one by one", "peer", one_by_one, "tokens", tokens, repeats=2),
+            Case("products alone", "limit", products, "tokens", tokens),
             Case("weights read", "limit", read_weights, "tokens", tokens),
         ],
         check,
         targets,
-        note=f"The limit reads every weight once for each step of {ours.decoder.width} rows, and computes no more. "
-        "Tokens count as if no row ended early: the rows are the same.",
+        note="Products alone multiplies what one run of ours multiplies, in the same shapes and order, and does nothing "
+        f"else. Weights read reads every weight once for each step of {ours.decoder.width} rows. Tokens count as if no "
+        "row ended early: the rows are the same.",
         packages=("transformers", "torch"),
         repeats=3,
         warm_up=0,
     )  # fmt: skip
+
+
+@contextmanager
+def _recorded(model: Any, seen: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
+    """Keep each product of a weight matrix that the body makes: the weight, and rows of the same shape as its input's."""
+    of_shape: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def keep(module: Any, inputs: tuple[torch.Tensor, ...], _: Any) -> None:
+        rows = of_shape.setdefault(tuple(inputs[0].shape), torch.ones_like(inputs[0]))
+        seen.append((module.weight, rows))
+
+    hooks = [each.register_forward_hook(keep) for each in model.modules() if isinstance(each, torch.nn.Linear)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _model(setup: Setup, texts: list[str]) -> tuple[Path, str]:

@@ -18,7 +18,7 @@ from bench.harness import CannotRun, Case, Measured, Question, Seconds, Setup, T
 from bench.recut import run_settings
 
 FLAT = 1.2
-HEAP = "2g"  # a heap that may grow does grow, garbage and all: the same for every size
+HEAP = "1g"  # a heap that may grow does grow, garbage and all: the same for every size, and small
 PARTS = ("driver_jvm_mb", "driver_python_mb", "workers_mb")
 
 
