@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pyspark.sql import SparkSession
 
-from bare import measuring, pipeline
+from bare import measuring, pipeline, publish
 from bare.arms import arm_of, real_arm
 from bare.compare import Arm, ComparisonRow, Unit, as_table, compare
 from bare.config import ARMS, BareConfig
@@ -103,4 +103,4 @@ def _page_path(run: Run, comparison_id: str) -> Path:
     root = Path(run.tables.root)
     folder = root / "pages" if root.is_dir() else Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"comparison-{comparison_id}.html"
+    return folder / publish.page_of(comparison_id)

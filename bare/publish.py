@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import json
+import shlex
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,12 +28,14 @@ from bare.agreement import (
     write_sheet,
 )  # fmt: skip
 from bare.card import CardFacts, DataFile, SeedsUsed, write_card
-from bare.config import BareConfig
+from bare.compare import ComparisonRow, in_order
+from bare.config import ARMS, BareConfig
 from bare.cost import load_prices
-from bare.report import ModelUsed, RoundSummary, RunReport, review_page, run_page
+from bare.report import Compared, ModelUsed, RoundSummary, RunReport, review_page, run_page
 from bare.run import Making, Run, opened
-from bare.tables import DRAFTS, REFINED, REVIEWS, ROUNDS, ROW_EMBEDDINGS, VERDICTS
+from bare.tables import COMPARISONS, DRAFTS, REFINED, REVIEWS, ROUNDS, ROW_EMBEDDINGS, VERDICTS
 from curation import export as shards
+from curation.command import arguments
 from curation.embedding import embed
 from curation.errors import InputError
 from curation.export import ExportConfig
@@ -156,7 +160,33 @@ def run_report(run: Run) -> RunReport:
         cost=totals.cost,
         currency=_currency(run),
         notes=() if making.held_out else (NOT_HELD_OUT,),
+        compared=_compared(run),
+        compare_by=_compare_by(run),
     )
+
+
+def _compared(run: Run) -> Compared | None:
+    """The latest comparison that this generation is an arm of, its figures in the order of `bare compare`."""
+    mine = run.mine(COMPARISONS).orderBy(F.desc("created"), "comparison_id").first()
+    if mine is None:
+        return None
+    wanted = F.col("comparison_id") == mine["comparison_id"]
+    rows = [
+        ComparisonRow(*(row[field.name] for field in dataclasses.fields(ComparisonRow)))
+        for row in run.tables.read(COMPARISONS).where(wanted).collect()
+    ]
+    ordered = in_order(rows, arms=("real", *ARMS))
+    return Compared(mine["comparison_id"], mine["created"], mine["arm"], page_of(mine["comparison_id"]), ordered)
+
+
+def page_of(comparison_id: str) -> str:
+    """The name of a comparison's page."""
+    return f"comparison-{comparison_id}.html"
+
+
+def _compare_by(run: Run) -> str:
+    """`bare compare` with the options that this generation was made with."""
+    return shlex.join(["bare", "compare", *arguments(run.config, "compare")])
 
 
 def _currency(run: Run) -> str:

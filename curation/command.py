@@ -41,6 +41,19 @@ def options(config: type, stage: str | None = None) -> list[dataclasses.Field[An
     return [f for f in dataclasses.fields(config) if stage is None or f.metadata["stages"] & {stage, "every"}]
 
 
+def arguments(config: Any, stage: str | None) -> list[str]:
+    """The stage's options that aren't at their defaults, as a person would type them."""
+    given: list[str] = []
+    for each in options(type(config), stage):
+        value = getattr(config, each.name)
+        usual = each.default_factory() if callable(each.default_factory) else each.default
+        if value == usual:
+            continue
+        words = [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
+        given += [f"--{each.name.replace('_', '-')}", *words]
+    return given
+
+
 # -- parsers -----------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from bare.compare import ComparisonRow
 from bare.judge import indistinguishability
 from bare.metrics import HISTOGRAM_BINS, Measure
 from bare.report import (
+    Compared,
     ModelUsed,
     RoundSummary,
     RunReport,
@@ -204,6 +205,24 @@ def test_no_text_of_a_run_becomes_markup() -> None:
     )  # fmt: skip
     read = Reader(run_page(evil))
     assert "script" not in read.tags and read.text.count(EVIL) > 10
+
+
+def test_a_comparison_stands_on_the_page_of_its_arm_with_intervals_and_its_own_page() -> None:
+    found = Compared("cmp1", "2026-11-26T02:00:00+00:00", "BARE", "comparison-cmp1.html", comparison())
+    page = run_page(run(compared=found))
+    read, whole = Reader(page), comparison_page(comparison(), title="T", task_description="D")
+    assert "This generation is the arm BARE of comparison cmp1 , made 2026-11-26T02:00:00+00:00; comparison-cmp1.html" in read.text
+    section = page[page.index('id="diversity-against-quality-by-arm"') :].split("</section>")[0]
+    charts = re.findall(r"<figure.*?</figure>", section, re.DOTALL)
+    assert len(charts) == 3 and all(chart in whole for chart in charts)  # as that page draws them, at equal rows
+    assert "0.310 [0.250, 0.400]" in Reader(section).text and "Cost of an accepted row" in Reader(section).text
+    assert "No arm is marked as the best" in read.text
+    assert read.tags.count("dt") == 8 + 5  # the figures in short; each measure of the page is explained once
+
+
+def test_without_a_comparison_the_page_says_what_makes_one() -> None:
+    read = Reader(run_page(run(compare_by="bare compare --tables /data/bare --task arc <b>")))
+    assert "This makes and compares them: bare compare --tables /data/bare --task arc <b>" in read.text
 
 
 def test_a_histogram_of_other_bins_is_refused() -> None:
