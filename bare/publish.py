@@ -39,7 +39,7 @@ from curation.command import arguments
 from curation.embedding import embed
 from curation.errors import InputError
 from curation.export import ExportConfig
-from curation.files import write_whole
+from curation.files import whole, write_whole
 from curation.frames import driver_rows
 from curation.progress import Terminal
 
@@ -83,17 +83,14 @@ def _accepted(run: Run) -> DataFrame:
 def _export_file(run: Run, path: Path) -> dict[str, Any]:
     """One JSON lines file, whole or not at all: the fields, label and origin of a row a line."""
     count = 0
-    partial = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
     opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(partial, "wt", encoding="utf-8") as file:
+    with whole(path) as part, opener(part, "wt", encoding="utf-8") as file:
         for row in _accepted(run).drop("text").orderBy("item", "attempt").toLocalIterator():
             values = row.asDict(recursive=True)
             fields = values.pop("fields")
             origin = {"generation_id": run.generation_id, **values}
             file.write(json.dumps({**fields, "origin": origin}, ensure_ascii=False) + "\n")
             count += 1
-    partial.replace(path)
     run.terminal.line(f"{count:,} accepted rows in {path}")
     return {"out": str(path), "rows": count}
 
@@ -222,9 +219,7 @@ def card(
     """Write the data card of a generation."""
     with opened(config, spark, terminal) as run:
         making = stages.reopen(run)
-        path = Path(out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(write_card(card_facts(run, making, files="data/*.jsonl")), encoding="utf-8")
+        path = write_whole(write_card(card_facts(run, making, files="data/*.jsonl")), out)
         run.terminal.line(f"the data card: {path}")
         return {"generation_id": run.generation_id, "out": str(path)}
 
