@@ -67,7 +67,7 @@ def parse_numbers(
 def whole_number(figure: str) -> int:
     """A whole number of 0 or more."""
     if not figure.isdecimal():
-        raise ValueError(figure)
+        raise ValueError
     return int(figure)
 
 
@@ -75,7 +75,7 @@ def at_least_0(figure: str) -> float:
     """A finite number of 0 or more."""
     value = float(figure)
     if not 0 <= value < math.inf:
-        raise ValueError(figure)
+        raise ValueError
     return value
 
 
