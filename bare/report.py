@@ -24,6 +24,8 @@ ROWS_SHOWN = 10
 CHARTED = (  # what is drawn of an A/B; the table has all
     "mean_cosine", "distinct_2", "self_bleu", "coverage", "indistinguishability", "acceptance",
 )  # fmt: skip
+DIVERSITY, QUALITY = "mean_cosine", ("indistinguishability", "acceptance")  # against each other
+REAL = "real"  # the arm of rows that nobody made
 _ON_BUDGET = ("accepted_rows", "cost_per_accepted", "tokens_per_accepted", "seconds_per_accepted")
 COMPARABLE = (
     "Every arm is cut as if it had been stopped there, and the rows that were rejected on the way are counted.",
@@ -401,7 +403,7 @@ def _before(rows: Sequence[ComparisonRow], notes: Sequence[str], currency: str) 
 def _basis(rows: Sequence[ComparisonRow], basis: str) -> list[Html]:
     arms, measures = in_columns(rows, basis)
     figures = dict(measures)
-    charts = []
+    charts = _against(figures, arms)
     for name in (*CHARTED, *_ON_BUDGET):
         if name not in figures or not _worth_drawing(name, figures[name], basis):
             continue
@@ -425,6 +427,27 @@ def _basis(rows: Sequence[ComparisonRow], basis: str) -> list[Html]:
             caption="Value [95% interval]; rows: how many drafts or accepted rows the figure rests on",
         ),
     ]
+
+
+def _against(figures: Mapping[str, Mapping[str, ComparisonRow]], arms: Sequence[str]) -> list[Html]:
+    """Diversity against quality: by the judge where one was asked, else by acceptance; none where either is unknown."""
+    measured = (name for name in QUALITY if any(row.value is not None for row in figures.get(name, {}).values()))
+    quality = next(measured, None)
+    if quality is None or DIVERSITY not in figures:
+        return []
+    up, across = figures[DIVERSITY], figures[quality]
+    placed = {arm: (_point(arm, across.get(arm)), _point(arm, up.get(arm))) for arm in arms if arm in across}
+    real = up.get(REAL)
+    mark = Reference(real.value, "real rows") if real is not None and real.value is not None else None
+    absent = [arm for arm, pair in placed.items() if any(each.value is None for each in pair)]
+    note = f"not drawn, one of the two isn't known: {', '.join(absent)}" if absent else ""
+    return [
+        report.scatter(
+            "Diversity against quality", placed, x_label=reading(quality).heading, y_label=reading(DIVERSITY).heading,
+            x_reference=_CHANCE if quality == "indistinguishability" else None, y_reference=mark,
+            x_share=reading(quality).share, y_share=reading(DIVERSITY).share, note=note,
+        )
+    ] if len(absent) < len(placed) else []  # fmt: skip
 
 
 def _worth_drawing(name: str, by_arm: Mapping[str, ComparisonRow], basis: str) -> bool:
