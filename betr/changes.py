@@ -11,6 +11,7 @@ from betr import corpus, coverage, stages
 from betr.run import STAGE_ORDER, Outcome, Run
 from betr.tables import CORPUS_SCORES, SELECTION_RUNS, SELECTIONS
 
+SOURCES = 10
 _MEDIAN = coverage.QUANTILES.index(0.5)
 _OF_A_SELECTION = ("cover", "watch")  # stages whose result names the selection that it is of
 
@@ -31,7 +32,10 @@ class Cut:
 
 @dataclass(frozen=True)
 class Arrived:
-    """Rows of the imports between two selections. kept: of their documents, by the later one."""
+    """Rows of the imports between two selections. kept: of their documents, by the later one.
+
+    sources: source -> (documents, kept), the largest SOURCES of them.
+    """
 
     files: int
     rows: int
@@ -39,6 +43,7 @@ class Arrived:
     duplicates: int
     documents: int
     kept: int
+    sources: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,13 @@ def changes_of(run: Run, selected: Outcome) -> Changes | None:
     rejected, duplicates = corpus.rejections(came), sum(each["duplicates"] for each in came)
     chunks = [chunk for each in came for chunk in each["chunks"]]
     documents = sum(count for each in came for count, _ in each["chunks"].values())
+    sources = _kept(run, selected, chunks)
     return Changes(
         before=_cut(run, last),
         now=_cut(run, selected),
         arrived=Arrived(
             sum(each["files"] for each in came), documents + duplicates + sum(rejected.values()), rejected, duplicates,
-            documents, _kept(run, selected, chunks),
+            documents, sum(kept for _, kept in sources.values()), dict(list(sources.items())[:SOURCES]),
         ),
         work=_work(run, last, selected),
         coverage=_coverage(stages.cover_of(run, last), stages.cover_of(run, selected)),
@@ -115,13 +121,18 @@ def _cut(run: Run, selected: Outcome) -> Cut:
     return Cut(**{name: row[name] for name in Cut.__dataclass_fields__})
 
 
-def _kept(run: Run, selected: Outcome, chunks: list[str]) -> int:
-    """Documents of these chunks that the selection holds; reads scores of these chunks alone."""
+def _kept(run: Run, selected: Outcome, chunks: list[str]) -> dict[str, tuple[int, int]]:
+    """source -> (documents of these chunks, those of them in the selection), the largest first; reads their scores."""
+    if not chunks:
+        return {}
     scores = run.tables.read(CORPUS_SCORES).where(
         (F.col("classifier_id") == selected["classifier_id"]) & F.col("chunk").isin(*chunks)
     )
     kept = run.tables.read(SELECTIONS).where(F.col("selection_id") == selected.key)
-    return scores.join(kept.select("doc_id"), "doc_id", "left_semi").count() if chunks else 0
+    rows = scores.join(kept.select("doc_id", F.lit(1).alias("kept")), "doc_id", "left")
+    counted = rows.groupBy("source").agg(F.count(F.lit(1)).alias("documents"), F.count("kept").alias("kept")).collect()
+    found = sorted(counted, key=lambda row: (-row["documents"], row["source"] or ""))
+    return {row["source"] or "(none)": (row["documents"], row["kept"]) for row in found}
 
 
 def _work(run: Run, last: Outcome, selected: Outcome) -> tuple[StageWork, ...]:

@@ -30,6 +30,10 @@ MEANINGS = {
     "coverage": "largest fall of a benchmark's median similarity to its nearest document",
     "kept": "new documents' share kept against that of those before, in doublings either way",
 }
+TITLES = {
+    "psi": "scores (PSI)", "ks": "scores (KS)", "rejected": "rows put aside", "coverage": "coverage",
+    "kept": "share kept",
+}  # fmt: skip
 SIGNIFICANCE = 0.01
 ACTIONS = ("warn", "fail", "ignore")
 TENTHS = 10

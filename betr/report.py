@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from betr.changes import Changes
 from betr.coverage import QUANTILES
-from betr.drift import MEANINGS
+from betr.drift import MEANINGS, TITLES
 from betr.figures import PLACES, ScoreBin, SelectionFigures, ShownDocument
 from curation import report
 from curation.decontamination import CUT, DROPPED
@@ -21,6 +21,11 @@ from curation.report import Html, Point, Reference, Section, percent
 CHART_BINS = 60
 ROWS_CHARTED = 12
 MEDIAN = QUANTILES.index(0.5)
+TO_DO = (
+    "Look at what came in: its sources here, the documents at the cut below. If the corpus is to be like that from "
+    "now on, --retrain draws the sample anew and teaches the classifier on it; if this much is usual, --drift widens "
+    "a limit."
+)
 OF_A_CUT = {
     "documents": "documents to choose from", "tokens": "their tokens", "kept_documents": "documents kept",
     "kept_tokens": "tokens kept",
@@ -401,7 +406,7 @@ def _moved(changes: Changes) -> str:
     kept = f"; {came.kept:,} of them are kept ({percent(came.kept / came.documents)})" if came.documents else ""
     told = [f"Since the last run {came.documents:,} documents came in{kept}."]
     if beyond:
-        told.append(f"Moved beyond its limit: {', '.join(beyond)}.")
+        told.append(f"Further than its limit moved: {', '.join(TITLES[name] for name in beyond)}.")
     elif changes.measures:
         told.append(f"None of {len(changes.measures)} measures moved beyond its limit.")
     return " ".join(told)
@@ -409,7 +414,8 @@ def _moved(changes: Changes) -> str:
 
 def _changes(changes: Changes) -> list[Html]:
     before, now, came = changes.before, changes.now, changes.arrived
-    made = f"Beside version {before.version} of this selection, made {before.created} ("
+    when = before.created.replace("T", " ").removesuffix("+00:00") + " UTC"
+    made = f"Beside version {before.version} of this selection, of {when} ("
     compared = report.join([made, report.code(before.selection_id), ")."])
     notes = [report.paragraph(f"Beyond its limit: {each['said']}.", kind="note") for each in changes.breached]
     sides = ((name, getattr(before, name), getattr(now, name)) for name in OF_A_CUT)
@@ -424,14 +430,18 @@ def _changes(changes: Changes) -> list[Html]:
         ("new documents", came.documents, "the only ones that were scored"),
         ("of these kept", came.kept, percent(came.kept / came.documents) if came.documents else ""),
     ]
+    sources = [(name, n, kept, percent(kept / n)) for name, (n, kept) in came.sources.items()]
     return [
         report.paragraph(compared, kind="quiet"),
         *notes,
+        *([report.paragraph(TO_DO)] if notes else []),
         report.table(["the selection", "before", "now", "change"], cuts),
         report.table(["what came in", "rows", ""], rows),
+        report.table(["its sources", "documents", "kept", "share kept"], sources),
         *_measures(changes),
         *_covered(changes),
         *_worked(changes),
+        report.terms((TITLES[each["measure"]], MEANINGS[each["measure"]]) for each in changes.measures),
     ]
 
 
@@ -443,9 +453,12 @@ def _measures(changes: Changes) -> list[Html]:
     if not changes.measures:
         return []
     verdicts = {True: "beyond its limit", False: "within"}
-    columns = ("measure", "value", "at_most")
-    rows = [(*(each[name] for name in columns), verdicts[each["breached"]], each["said"]) for each in changes.measures]
-    moved = [Point(each["measure"], each["value"] / each["at_most"]) for each in changes.measures if each["at_most"]]
+    rows = [
+        (TITLES[each["measure"]], each["value"], each["at_most"], verdicts[each["breached"]], each["said"])
+        for each in changes.measures
+    ]
+    allowed = [each for each in changes.measures if each["at_most"]]
+    moved = [Point(TITLES[each["measure"]], each["value"] / each["at_most"]) for each in allowed]
     chart = report.intervals(
         "How far each measure moved, of what is allowed", moved, reference=Reference(1.0, "limit"), share=True,
         note="0% where the move is no more than chance",
@@ -453,7 +466,6 @@ def _measures(changes: Changes) -> list[Html]:
     return [
         *([report.beside(chart)] if moved else []),
         report.table(["measure", "moved by", "limit", "", "in words"], rows),
-        report.terms((each["measure"], MEANINGS[each["measure"]]) for each in changes.measures),
     ]
 
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from betr import pages, pipeline
 from betr.changes import Changes, changes_of
 from betr.config import RunConfig
+from betr.drift import TITLES
 from betr.run import Run
 from curation.errors import InputError, input_errors
 from curation.files import write_whole
@@ -176,6 +177,7 @@ def _lines(nights: list[Changes]) -> Iterator[tuple[str, list[str]]]:
     yield "new documents", [f"{n.arrived.documents:,}" for n in nights]
     yield "stages at work (rows out)", [", ".join(f"{w.stage} {w.rows_out:,}" for w in n.work) for n in nights]
     yield "nothing to do for", [", ".join(n.unchanged) for n in nights]
+    yield "from", [", ".join(f"{name} {of:,}" for name, (of, _) in n.arrived.sources.items()) for n in nights]
     yield "of the new ones kept", [
         f"{n.arrived.kept:,} ({percent(n.arrived.kept / max(1, n.arrived.documents))})" for n in nights
     ]
@@ -188,7 +190,7 @@ def _lines(nights: list[Changes]) -> Iterator[tuple[str, list[str]]]:
         for n in nights
     ]
     for measure in dict.fromkeys(m["measure"] for n in nights for m in n.measures):
-        yield f"moved: {measure}", [
+        yield f"moved: {TITLES[measure]}", [
             next((_moved(m) for m in n.measures if m["measure"] == measure), "nothing to compare") for n in nights
         ]
 

@@ -99,7 +99,7 @@ def changes(kept: int, *, breached: bool, **measure: Any) -> Changes:
     now = Cut("s2", 2, "2026-11-27T02:00:00+00:00", 1_200, 60_000, 100 + kept, 5_000 + 50 * kept, 0.875)
     moved = {"measure": "psi", "value": 0.5 if breached else 0.0, "at_most": 0.2, "breached": breached, "said": "x", **measure}
     return Changes(
-        before, now, Arrived(1, 210, {"no_text": 4}, 6, 200, kept), (StageWork("import", 210, 200, 3.0), StageWork("score", 200, 200, 1.0)),
+        before, now, Arrived(1, 210, {"no_text": 4}, 6, 200, kept, {"wiki": (200, kept)}), (StageWork("import", 210, 200, 3.0), StageWork("score", 200, 200, 1.0)),
         (CoverageChange("piqa", 8, 0.4, 0.4, 0.3, 0.35),), (moved,),
     )  # fmt: skip
 
@@ -110,8 +110,8 @@ def test_the_nights_stand_side_by_side() -> None:
     text = " ".join(console.export_text().translate(dict.fromkeys(map(ord, "│┃"), " ")).split())
     for line in (
         "night 1 night 2", "rows read 210 from 1 file 210 from 1 file", "put aside 4, and 6 copies 4, and 6 copies",
-        "new documents 200 200", "of the new ones kept 20 (10.0%) 4 (2.0%)", "import 200, score 200",
-        "moved: psi 0.000, limit 0.2: within 0.500, limit 0.2: beyond its limit",
+        "new documents 200 200", "from wiki 200 wiki 200", "of the new ones kept 20 (10.0%) 4 (2.0%)", "import 200, score 200",
+        "moved: scores (PSI) 0.000, limit 0.2: within 0.500, limit 0.2: beyond its limit",
         "nothing to do for targets, sample, embed, rank, train, select, cover, watch",
     ):  # fmt: skip
         assert line in text, line

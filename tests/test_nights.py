@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,9 @@ def test_what_a_night_changed_is_that_of_the_rows(
     came = found.arrived
     assert (came.files, came.rows, sum(came.rejected.values()), came.duplicates) == (1, 61, 1, 0)
     assert (came.documents, came.kept) == (60, kept) and 0 < kept < 60
+    sources = Counter(row["source"] for row in demo_documents(600, 660))
+    assert {name: n for name, (n, _) in came.sources.items()} == sources
+    assert sum(k for _, k in came.sources.values()) == kept
     assert {each.stage: each.rows_out for each in found.work} == {
         "import": 60, "score": 60, "select": cut["kept_documents"], "cover": 6, "watch": 5}
     assert found.unchanged == ("targets", "sample", "embed", "rank", "train")
