@@ -336,7 +336,7 @@ def _by_arm(run: RunReport) -> list[Html]:
         return [report.paragraph(report.join([*told, report.code(run.compare_by)]))]
     about = report.join([
         f"This generation is the arm {found.arm} of comparison ", report.code(found.comparison_id),
-        f", made {found.created}; ", report.code(found.page), " shows it at equal cost too.",
+        f", made {report.moment(found.created)}; ", report.code(found.page), " shows it at equal cost too.",
     ])  # fmt: skip
     return [report.paragraph(about, kind="quiet"), report.bullets(COMPARABLE), *_basis(found.rows, EQUAL_ROWS)]
 
@@ -440,7 +440,8 @@ def _against(figures: Mapping[str, Mapping[str, ComparisonRow]], arms: Sequence[
     real = up.get(REAL)
     mark = Reference(real.value, "real rows") if real is not None and real.value is not None else None
     absent = [arm for arm, pair in placed.items() if any(each.value is None for each in pair)]
-    note = f"not drawn, one of the two isn't known: {', '.join(absent)}" if absent else ""
+    note = "better is to the right and down"
+    note += f"; not drawn, one of the two isn't known: {', '.join(absent)}" if absent else ""
     return [
         report.scatter(
             "Diversity against quality", placed, x_label=reading(quality).heading, y_label=reading(DIVERSITY).heading,

@@ -414,8 +414,7 @@ def _moved(changes: Changes) -> str:
 
 def _changes(changes: Changes) -> list[Html]:
     before, now, came = changes.before, changes.now, changes.arrived
-    when = before.created.replace("T", " ").removesuffix("+00:00") + " UTC"
-    made = f"Beside version {before.version} of this selection, of {when} ("
+    made = f"Beside version {before.version} of this selection, of {report.moment(before.created)} ("
     compared = report.join([made, report.code(before.selection_id), ")."])
     notes = [report.paragraph(f"Beyond its limit: {each['said']}.", kind="note") for each in changes.breached]
     sides = ((name, getattr(before, name), getattr(now, name)) for name in OF_A_CUT)

@@ -113,6 +113,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return ABSENT if share is None or share != share else f"{share * 100:.{digits}f}%".replace("-", "−")
 
 
+def moment(created: str) -> str:
+    """A moment as tables keep it (2026-11-27T02:00:00+00:00), for people."""
+    return created.replace("T", " ").replace("+00:00", " UTC")
+
+
 def interval(value: float | None, low: float | None = None, high: float | None = None) -> str:
     """`0.312 [0.290, 0.334]`: a figure with its interval, all to the figure's own decimals; an open end is infinite."""
     if value is None:

@@ -211,7 +211,7 @@ def test_a_comparison_stands_on_the_page_of_its_arm_with_intervals_and_its_own_p
     found = Compared("cmp1", "2026-11-26T02:00:00+00:00", "BARE", "comparison-cmp1.html", comparison())
     page = run_page(run(compared=found))
     read, whole = Reader(page), comparison_page(comparison(), title="T", task_description="D")
-    assert "This generation is the arm BARE of comparison cmp1 , made 2026-11-26T02:00:00+00:00; comparison-cmp1.html" in read.text
+    assert "This generation is the arm BARE of comparison cmp1 , made 2026-11-26 02:00:00 UTC; comparison-cmp1.html" in read.text
     section = page[page.index('id="diversity-against-quality-by-arm"') :].split("</section>")[0]
     charts = re.findall(r"<figure.*?</figure>", section, re.DOTALL)
     assert len(charts) == 4 and all(chart in whole for chart in charts)  # as that page draws them, at equal rows
