@@ -88,6 +88,9 @@ def comparison() -> list[ComparisonRow]:
     return rows
 
 
+COMPARED = Compared("cmp1", "2026-11-26T02:00:00+00:00", "BARE", "comparison-cmp1.html", comparison())
+
+
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
@@ -208,8 +211,7 @@ def test_no_text_of_a_run_becomes_markup() -> None:
 
 
 def test_a_comparison_stands_on_the_page_of_its_arm_with_intervals_and_its_own_page() -> None:
-    found = Compared("cmp1", "2026-11-26T02:00:00+00:00", "BARE", "comparison-cmp1.html", comparison())
-    page = run_page(run(compared=found))
+    page = run_page(run(compared=COMPARED))
     read, whole = Reader(page), comparison_page(comparison(), title="T", task_description="D")
     assert "This generation is the arm BARE of comparison cmp1 , made 2026-11-26 02:00:00 UTC; comparison-cmp1.html" in read.text
     section = page[page.index('id="diversity-against-quality-by-arm"') :].split("</section>")[0]
