@@ -109,7 +109,8 @@ def test_what_a_night_changed_is_that_of_the_rows(
                 assert told is None or there[0] <= told <= there[-1]
     page = Path(second["page"]).read_text()
     assert f"Since the last run 60 documents came in; {kept} of them are kept" in page
-    assert page.index("In short") < page.index("Beside version 1 of this selection") < page.index("From rows to a selection")
+    order = ('id="in-short"', "Beside version 1 of this selection", 'id="from-rows-to-a-selection"')
+    assert [page.index(each) for each in order] == sorted(page.index(each) for each in order)
     assert "nothing to do for targets, sample, embed, rank, train" in page and "the only ones that were scored" in page
     (before,) = (each for each in run.all("select") if each.key == first["selection_id"])
     assert changes_of(run, before) is None  # nothing came before it
