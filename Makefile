@@ -27,7 +27,7 @@ endif
 # is built where a compiler is.
 LOCKED := --require-hashes --only-binary :all:
 
-.PHONY: help setup fetch demo demo-bare demo-compare cluster test test-fast lint compat lock bench bench-draw clean
+.PHONY: help setup fetch demo demo-bare demo-compare demo-nights cluster test test-fast lint compat lock bench bench-draw clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ demo-bare: setup .local/demo-models/fetched ## draft with a small base model, re
 
 demo-compare: setup ## train small models on BETR's choice, on a random one and on a direct classifier's; which is better
 	@$(PY) -m demo.compare
+
+demo-nights: setup ## two nights by the command that cron calls, new documents before each: what changed
+	@$(PY) -m demo.nights
 
 cluster: setup ## a Spark cluster of processes on this machine until Ctrl-C: make cluster WORKERS=2 GPUS=1
 	@$(PY) -m deploy.cluster --workers $(or $(WORKERS),2) --gpus $(or $(GPUS),0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,7 +23,7 @@ from rich.text import Text
 from bare import cost, metrics
 from bare.judge import indistinguishability
 from bare.metrics import Clusters
-from bare.reading import reading
+from bare.reading import READINGS, reading
 from curation.errors import InputError
 from curation.report import ABSENT, interval, number, percent
 from curation.statistics import wilson
@@ -284,6 +284,16 @@ def in_columns(
     mine = [row for row in rows if row.basis == basis]
     measures = {row.measure: {r.arm: r for r in mine if r.measure == row.measure} for row in mine}
     return list(dict.fromkeys(row.arm for row in mine)), list(measures.items())
+
+
+def in_order(rows: Iterable[ComparisonRow], *, arms: Sequence[str]) -> list[ComparisonRow]:
+    """Rows as a table gives them, in the order of `compare`: by basis, by arm as in `arms`, by measure."""
+    bases, measures = [EQUAL_ROWS, *(f"equal_{unit}" for unit in UNITS)], [each.name for each in READINGS]
+
+    def place(name: str, names: Sequence[str]) -> tuple[int, str]:
+        return (names.index(name) if name in names else len(names)), name
+
+    return sorted(rows, key=lambda r: (place(r.basis, bases), place(r.arm, arms), place(r.measure, measures)))
 
 
 def as_table(rows: Sequence[ComparisonRow]) -> Table:

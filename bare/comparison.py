@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pyspark.sql import SparkSession
 
-from bare import measuring, pipeline
+from bare import measuring, pipeline, publish
 from bare.arms import arm_of, real_arm
 from bare.compare import Arm, ComparisonRow, Unit, as_table, compare
 from bare.config import ARMS, BareConfig
@@ -19,6 +19,7 @@ from bare.report import comparison_page
 from bare.run import Run, opened
 from bare.tables import COMPARISONS
 from curation.errors import InputError
+from curation.files import write_whole
 from curation.hashing import content_id
 from curation.progress import Terminal
 
@@ -71,8 +72,7 @@ def _compare(run: Run, last: Run, arms: list[Arm], made: dict[str, str]) -> dict
         rows, title=f"{task.name}: ways of making rows", task_description=task.description, notes=notes,
         currency=load_prices(config.prices).currency if config.prices else "USD",
     )  # fmt: skip
-    path = _page_path(run, comparison_id)
-    path.write_text(page, encoding="utf-8")
+    path = write_whole(page, _page_path(run, comparison_id))
     run.terminal.line(f"the page: {path}")
     return {
         "run_id": run.run_id,
@@ -102,5 +102,4 @@ def _page_path(run: Run, comparison_id: str) -> Path:
     """Beside the tables where they are a folder here, else where the command runs."""
     root = Path(run.tables.root)
     folder = root / "pages" if root.is_dir() else Path.cwd()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"comparison-{comparison_id}.html"
+    return folder / publish.page_of(comparison_id)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import json
+import shlex
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,16 +28,18 @@ from bare.agreement import (
     write_sheet,
 )  # fmt: skip
 from bare.card import CardFacts, DataFile, SeedsUsed, write_card
-from bare.config import BareConfig
+from bare.compare import ComparisonRow, in_order
+from bare.config import ARMS, BareConfig
 from bare.cost import load_prices
-from bare.report import ModelUsed, RoundSummary, RunReport, review_page, run_page
+from bare.report import Compared, ModelUsed, RoundSummary, RunReport, review_page, run_page
 from bare.run import Making, Run, opened
-from bare.tables import DRAFTS, REFINED, REVIEWS, ROUNDS, ROW_EMBEDDINGS, VERDICTS
+from bare.tables import COMPARISONS, DRAFTS, REFINED, REVIEWS, ROUNDS, ROW_EMBEDDINGS, VERDICTS
 from curation import export as shards
+from curation.command import arguments
 from curation.embedding import embed
 from curation.errors import InputError
 from curation.export import ExportConfig
-from curation.files import write_whole
+from curation.files import whole, write_whole
 from curation.frames import driver_rows
 from curation.progress import Terminal
 
@@ -79,17 +83,14 @@ def _accepted(run: Run) -> DataFrame:
 def _export_file(run: Run, path: Path) -> dict[str, Any]:
     """One JSON lines file, whole or not at all: the fields, label and origin of a row a line."""
     count = 0
-    partial = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
     opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(partial, "wt", encoding="utf-8") as file:
+    with whole(path) as part, opener(part, "wt", encoding="utf-8") as file:
         for row in _accepted(run).drop("text").orderBy("item", "attempt").toLocalIterator():
             values = row.asDict(recursive=True)
             fields = values.pop("fields")
             origin = {"generation_id": run.generation_id, **values}
             file.write(json.dumps({**fields, "origin": origin}, ensure_ascii=False) + "\n")
             count += 1
-    partial.replace(path)
     run.terminal.line(f"{count:,} accepted rows in {path}")
     return {"out": str(path), "rows": count}
 
@@ -156,7 +157,33 @@ def run_report(run: Run) -> RunReport:
         cost=totals.cost,
         currency=_currency(run),
         notes=() if making.held_out else (NOT_HELD_OUT,),
+        compared=_compared(run),
+        compare_by=_compare_by(run),
     )
+
+
+def _compared(run: Run) -> Compared | None:
+    """The latest comparison that this generation is an arm of, its figures in the order of `bare compare`."""
+    mine = run.mine(COMPARISONS).orderBy(F.desc("created"), "comparison_id").first()
+    if mine is None:
+        return None
+    wanted = F.col("comparison_id") == mine["comparison_id"]
+    rows = [
+        ComparisonRow(*(row[field.name] for field in dataclasses.fields(ComparisonRow)))
+        for row in run.tables.read(COMPARISONS).where(wanted).collect()
+    ]
+    ordered = in_order(rows, arms=("real", *ARMS))
+    return Compared(mine["comparison_id"], mine["created"], mine["arm"], page_of(mine["comparison_id"]), ordered)
+
+
+def page_of(comparison_id: str) -> str:
+    """The name of a comparison's page."""
+    return f"comparison-{comparison_id}.html"
+
+
+def _compare_by(run: Run) -> str:
+    """`bare compare` with the options that this generation was made with."""
+    return shlex.join(["bare", "compare", *arguments(run.config, "compare")])
 
 
 def _currency(run: Run) -> str:
@@ -192,9 +219,7 @@ def card(
     """Write the data card of a generation."""
     with opened(config, spark, terminal) as run:
         making = stages.reopen(run)
-        path = Path(out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(write_card(card_facts(run, making, files="data/*.jsonl")), encoding="utf-8")
+        path = write_whole(write_card(card_facts(run, making, files="data/*.jsonl")), out)
         run.terminal.line(f"the data card: {path}")
         return {"generation_id": run.generation_id, "out": str(path)}
 

@@ -24,7 +24,13 @@ ROWS_SHOWN = 10
 CHARTED = (  # what is drawn of an A/B; the table has all
     "mean_cosine", "distinct_2", "self_bleu", "coverage", "indistinguishability", "acceptance",
 )  # fmt: skip
+DIVERSITY, QUALITY = "mean_cosine", ("indistinguishability", "acceptance")  # against each other
+REAL = "real"  # the arm of rows that nobody made
 _ON_BUDGET = ("accepted_rows", "cost_per_accepted", "tokens_per_accepted", "seconds_per_accepted")
+COMPARABLE = (
+    "Every arm is cut as if it had been stopped there, and the rows that were rejected on the way are counted.",
+    "No arm is marked as the best: where one's interval holds another's figure, these rows don't tell them apart.",
+)
 _CHANCE = Reference(CHANCE, "chance")
 
 
@@ -51,12 +57,24 @@ class RoundSummary:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A comparison that a generation is an arm of: when it was made, its page's name, its figures."""
+
+    comparison_id: str
+    created: str
+    arm: str
+    page: str
+    rows: Sequence[ComparisonRow]
+
+
+@dataclass(frozen=True)
 class RunReport:
     """A generation in figures: what its page and its card are made from.
 
     reasons: rows for each reason, the accepted ones under `accepted` (`verdicts.count_reasons`). real: the measures of
     real rows. cosines, real_cosines: counts over HISTOGRAM_BINS bins of [-1, 1]. Tokens, seconds and cost are those of
-    all calls, of rejected rows too, and None where they aren't known. rows: some to look at.
+    all calls, of rejected rows too, and None where they aren't known. rows: some to look at. compared: the latest
+    comparison that this generation is an arm of; compare_by: the command that makes one.
     """
 
     generation_id: str
@@ -80,6 +98,8 @@ class RunReport:
     cost: float | None = None
     currency: str = "USD"
     notes: Sequence[str] = ()
+    compared: Compared | None = None
+    compare_by: str = "bare compare"
 
     def __post_init__(self) -> None:
         if sum(self.reasons.values()) > self.drafts:
@@ -177,6 +197,7 @@ def run_page(run: RunReport, *, title: str = "") -> str:
         Section("In short", [*_short(run)]),
         Section("What became of the drafts", _fates(run)),
         Section("Measures", _measured(run)),
+        Section("Diversity against quality, by arm", _by_arm(run)),
     ]
     if run.rounds:
         sections.append(Section("Rounds", _rounds(run)))
@@ -307,9 +328,24 @@ def _rounds(run: RunReport) -> list[Html]:
     return [report.table(["round", "accepted", "action", "why"], lines), report.beside(*charts)]
 
 
+def _by_arm(run: RunReport) -> list[Html]:
+    """The comparison that this generation is an arm of, at equal rows; where there is none, the command for one."""
+    found = run.compared
+    if found is None:
+        told = ["These rows weren't compared with rows that are made in other ways. This makes and compares them: "]
+        return [report.paragraph(report.join([*told, report.code(run.compare_by)]))]
+    about = report.join([
+        f"This generation is the arm {found.arm} of comparison ", report.code(found.comparison_id),
+        f", made {report.moment(found.created)}; ", report.code(found.page), " shows it at equal cost too.",
+    ])  # fmt: skip
+    return [report.paragraph(about, kind="quiet"), report.bullets(COMPARABLE), *_basis(found.rows, EQUAL_ROWS)]
+
+
 def _names(run: RunReport) -> list[str]:
     judged = ["indistinguishability"] if run.indistinguishability is not None else []
-    return [*judged, *(m.name for m in run.measures), *(m.name for r in run.rounds for m in r.measures)]
+    rounds = (m.name for r in run.rounds for m in r.measures)
+    compared = [row.measure for row in run.compared.rows if row.basis == EQUAL_ROWS] if run.compared else []
+    return [*judged, *(m.name for m in run.measures), *rounds, *compared]
 
 
 def _how_to_read(names: Iterable[str]) -> list[Html]:
@@ -350,10 +386,7 @@ def comparison_page(
 
 def _before(rows: Sequence[ComparisonRow], notes: Sequence[str], currency: str) -> list[Html]:
     bases = [basis.removeprefix("equal_") for basis in dict.fromkeys(row.basis for row in rows) if basis != EQUAL_ROWS]
-    told = [
-        "Every arm is cut as if it had been stopped there, and the rows that were rejected on the way are counted.",
-        "No arm is marked as the best: where one's interval holds another's figure, these rows don't tell them apart.",
-    ]
+    told = [*COMPARABLE]
     if bases:
         told.append(
             f"At equal {' and at equal '.join(bases)}, the measures are taken on as many accepted rows as all arms "
@@ -370,7 +403,7 @@ def _before(rows: Sequence[ComparisonRow], notes: Sequence[str], currency: str) 
 def _basis(rows: Sequence[ComparisonRow], basis: str) -> list[Html]:
     arms, measures = in_columns(rows, basis)
     figures = dict(measures)
-    charts = []
+    charts = _against(figures, arms)
     for name in (*CHARTED, *_ON_BUDGET):
         if name not in figures or not _worth_drawing(name, figures[name], basis):
             continue
@@ -394,6 +427,28 @@ def _basis(rows: Sequence[ComparisonRow], basis: str) -> list[Html]:
             caption="Value [95% interval]; rows: how many drafts or accepted rows the figure rests on",
         ),
     ]
+
+
+def _against(figures: Mapping[str, Mapping[str, ComparisonRow]], arms: Sequence[str]) -> list[Html]:
+    """Diversity against quality: by the judge where one was asked, else by acceptance; none where either is unknown."""
+    measured = (name for name in QUALITY if any(row.value is not None for row in figures.get(name, {}).values()))
+    quality = next(measured, None)
+    if quality is None or DIVERSITY not in figures:
+        return []
+    up, across = figures[DIVERSITY], figures[quality]
+    placed = {arm: (_point(arm, across.get(arm)), _point(arm, up.get(arm))) for arm in arms if arm in across}
+    real = up.get(REAL)
+    mark = Reference(real.value, "real rows") if real is not None and real.value is not None else None
+    absent = [arm for arm, pair in placed.items() if any(each.value is None for each in pair)]
+    note = "better is to the right and down"
+    note += f"; not drawn, one of the two isn't known: {', '.join(absent)}" if absent else ""
+    return [
+        report.scatter(
+            "Diversity against quality", placed, x_label=reading(quality).heading, y_label=reading(DIVERSITY).heading,
+            x_reference=_CHANCE if quality == "indistinguishability" else None, y_reference=mark,
+            x_share=reading(quality).share, y_share=reading(DIVERSITY).share, note=note,
+        )
+    ] if len(absent) < len(placed) else []  # fmt: skip
 
 
 def _worth_drawing(name: str, by_arm: Mapping[str, ComparisonRow], basis: str) -> bool:

@@ -226,14 +226,9 @@ def _table_rows(run: Run, path: str) -> list[dict[str, Any]]:
 
 
 def _lines(run: Run, path: str, what: str) -> list[dict[str, Any]]:
-    rows = []
-    for file in jsonlines.list_files(path, what=what):
-        for number, line in jsonlines.lines(jsonlines.read_bytes(run.spark, file, what=what)):
-            try:
-                rows.append(jsonlines.parse(line))
-            except jsonlines.RowRejected as rejected:
-                raise InputError(f"{what} {file}, line {number}: {rejected.detail}; correct it") from None
-    return rows
+    files = jsonlines.list_files(path, what=what)
+    read = ((file, jsonlines.read_bytes(run.spark, file, what=what)) for file in files)
+    return [row for file, data in read for _, row in jsonlines.rows(data, file, what=what)]
 
 
 def _test_texts(run: Run) -> list[str]:

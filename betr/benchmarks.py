@@ -257,20 +257,15 @@ def _fill(name: str, template: str, row: Mapping[str, Any]) -> str:
 # -- test sets ---------------------------------------------------------------------------------------------------------
 
 
-def read_tests(
-    spark: SparkSession, sources: Iterable[BenchmarkSource], config: DecontaminationConfig
-) -> TestSet:
+def read_tests(spark: SparkSession, sources: Iterable[BenchmarkSource], config: DecontaminationConfig) -> TestSet:
     """Every text that the rows of test sets hold, each by itself, named `file:row`: a question, a choice, a passage.
 
     InputError for a row that isn't JSON: a test that can't be read would be overlooked.
     """
     ids, sets, texts = [], [], []
     for source in sorted(set(sources), key=lambda s: (s.name, s.path)):
-        for number, line in jsonlines.lines(jsonlines.read_bytes(spark, source.path, what=WHAT)):
-            try:
-                row = jsonlines.parse(line)
-            except RowRejected as rejected:
-                raise InputError(f"test set {source.path}, row {number}: {rejected.detail}; correct it") from None
+        data = jsonlines.read_bytes(spark, source.path, what=WHAT)
+        for number, row in jsonlines.rows(data, source.path, what="test file"):
             for text in _strings(row):
                 ids.append(f"{jsonlines.stem(source.path)}:{number}")
                 sets.append(source.name)

@@ -39,7 +39,7 @@ def deduplicate(run: Run, place: str | None = None) -> Outcome | None:
     place: where in a run this is, or none by itself. None where near-duplicates are left alone, or looked for at the
     other place.
     """
-    wanted = _place(run)
+    wanted = place_of(run)
     if wanted == NONE or place not in (None, wanted):
         return None
     run.needs("import", "import --documents PATH...")
@@ -84,7 +84,7 @@ def deduplicate(run: Run, place: str | None = None) -> Outcome | None:
     return outcome
 
 
-def _place(run: Run) -> str:
+def place_of(run: Run) -> str:
     """Where in a run near-duplicates are looked for: as --near-duplicates says, else as the last time."""
     before = run.now("deduplicate")
     return run.config.near_duplicates or (before["place"] if before is not None else NONE)
@@ -119,7 +119,7 @@ def applied(run: Run, corpus_key: str, *, before_the_ranking: bool = False) -> O
     before_the_ranking: a sample asks, which applies only those of that place. InputError where documents came that the
     clusters don't know, or they are of another place than --near-duplicates names.
     """
-    latest, place = run.now("deduplicate"), _place(run)
+    latest, place = run.now("deduplicate"), place_of(run)
     if place == NONE or (before_the_ranking and place != BEFORE):
         return None
     if latest is None or latest["place"] != place:

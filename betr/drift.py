@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from curation.errors import InputError
+from curation.command import at_least_0, parse_numbers
 from curation.tables import TableSpec
 
 DRIFT = TableSpec(
@@ -30,6 +30,10 @@ MEANINGS = {
     "coverage": "largest fall of a benchmark's median similarity to its nearest document",
     "kept": "new documents' share kept against that of those before, in doublings either way",
 }
+TITLES = {
+    "psi": "scores (PSI)", "ks": "scores (KS)", "rejected": "rows put aside", "coverage": "coverage",
+    "kept": "share kept",
+}  # fmt: skip
 SIGNIFICANCE = 0.01
 ACTIONS = ("warn", "fail", "ignore")
 TENTHS = 10
@@ -55,19 +59,8 @@ class Measure:
 
 def parse_limits(given: Sequence[str]) -> dict[str, float]:
     """LIMITS with `name=number` in place of its own."""
-    limits = dict(LIMITS)
-    for each in given:
-        name, equals, figure = each.partition("=")
-        try:
-            value = float(figure)
-        except ValueError:
-            value = -1.0
-        if name not in LIMITS or not equals or not (math.isfinite(value) and value >= 0):
-            raise InputError(
-                f"--drift reads NAME=NUMBER with a number of 0 or more; got {each!r}; names are {', '.join(LIMITS)}"
-            )
-        limits[name] = value
-    return limits
+    kinds = dict.fromkeys(LIMITS, at_least_0)
+    return LIMITS | parse_numbers(given, kinds, option="--drift", number="a number of 0 or more")
 
 
 def psi(before: Sequence[int], new: Sequence[int]) -> float | None:

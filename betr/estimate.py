@@ -139,7 +139,8 @@ class Term:
     """Part of a stage's work, measured: seconds of runs over the amount x that each did, and the amount to come.
 
     times: how often the fixed part is to be paid (a commit a chunk); speedup: tasks at once, in those of the trial;
-    by_documents: `amount` follows from how many documents the corpus is taken to hold.
+    by_documents: `amount` follows from how many documents the corpus is taken to hold; spread: standard deviation of
+    `amount` for other reasons, as a share of it.
     """
 
     stage: str
@@ -150,6 +151,7 @@ class Term:
     times: float = 1.0
     speedup: float = 1.0
     by_documents: bool = False
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -172,17 +174,20 @@ class StageEstimate:
 
 @dataclass(frozen=True)
 class _Sum:
-    """Terms added up. by_documents: seconds of their linear parts that follow from the number of documents."""
+    """Terms added up. by_documents: seconds of their linear parts that follow from the number of documents; amounts:
+    the variance that uncertain amounts bring.
+    """
 
     fixed: float
     linear: float
     variance: float
     freedom: int
     by_documents: float
+    amounts: float
 
 
 def _sum(terms: Sequence[Term]) -> _Sum:
-    fixed = linear = variance = by_documents = 0.0
+    fixed = linear = variance = by_documents = amounts = 0.0
     freedom = 10**6
     for term in terms:
         line = fit_line(term.x, term.seconds)
@@ -192,13 +197,17 @@ def _sum(terms: Sequence[Term]) -> _Sum:
         variance += line.variance(term.times, term.amount / term.speedup)
         freedom = min(freedom, line.freedom)
         by_documents += grown if term.by_documents else 0.0
-    return _Sum(fixed, linear, variance, freedom, by_documents)
+        amounts += (grown * term.spread) ** 2
+    return _Sum(fixed, linear, variance, freedom, by_documents, amounts)
 
 
 def _interval(seconds: float, found: _Sum, documents_spread: float) -> tuple[float, float]:
-    """95%: Student's t over the runs' spread, and the number of documents on top, which errs for all stages at once."""
+    """95%: Student's t over the runs' spread, and amounts on top: of documents, which errs for all stages at once, and
+    those that err by themselves.
+    """
     t = T95[min(max(found.freedom, 1), len(T95)) - 1] if found.freedom <= len(T95) else 1.96
-    half = math.hypot(t * math.sqrt(found.variance), 1.96 * documents_spread * found.by_documents)
+    uncertain = math.hypot(documents_spread * found.by_documents, math.sqrt(found.amounts))
+    half = math.hypot(t * math.sqrt(found.variance), 1.96 * uncertain)
     return max(0.0, seconds - half), seconds + half
 
 
@@ -248,6 +257,25 @@ def documents_of(corpus_bytes: int, slices: Sequence[tuple[int, int]]) -> tuple[
     ratios = np.array([n / b for n, b in slices if b])
     spread = float(ratios.std(ddof=1) / ratios.mean() / math.sqrt(len(ratios))) if len(ratios) > 1 else 0.0
     return corpus_bytes * documents / size, spread
+
+
+def pairs_of(documents: float, slices: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """(pairs to compare for near-duplicates, standard deviation as a share): from slices' (documents, pairs compared).
+
+    Two documents meet with one chance p all over the corpus, which the slices tell. So pairs grow with the square of
+    the documents, until each is compared once, as in a large cluster with its centre: min(p N^2 / 2, N) of N documents.
+    Half a pair more than the slices have stands for what so few can't show, with Poisson's spread.
+    """
+    seen = sum(pairs for _, pairs in slices) + 0.5
+    tried = sum(n * (n - 1) / 2 for n, _ in slices)
+    if not tried or documents <= 0:
+        return 0.0, 0.0
+
+    def met(pairs: float) -> float:
+        return min(pairs / tried * documents * documents / 2, documents)
+
+    found, away = met(seen), math.sqrt(seen)
+    return found, (met(seen + away) - met(max(0.0, seen - away))) / 2 / found
 
 
 def stored(

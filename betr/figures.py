@@ -17,6 +17,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from betr import classifier, corpus, coverage, stages
+from betr.changes import Changes, changes_of
 from betr.coverage import BenchmarkCoverage
 from betr.run import STAGE_ORDER, Run
 from betr.selection import (
@@ -30,7 +31,6 @@ from betr.selection import (
     with_value,
     with_verdict,
 )
-from betr.show import drift_of
 from betr.tables import ALL, COVERAGE, DOCUMENTS, SAMPLE_LABELS, SELECTION_RUNS
 from curation import sampling
 from curation.progress import excerpt
@@ -155,7 +155,7 @@ class SelectionFigures:
     near_duplicates: dict[str, Any] | None  # of the search for them, the same
     classifier: dict[str, Any]
     calibration: tuple[CalibrationBin, ...]
-    drift: tuple[dict[str, Any], ...]
+    changes: Changes | None  # since the selection before, where there is one by the same settings
     costs: tuple[dict[str, Any], ...]
     settings: dict[str, Any]
     versions: dict[str, str]
@@ -205,7 +205,7 @@ def gather(run: Run, *, by: Sequence[str] = ()) -> SelectionFigures:
         near_duplicates=_found(run, "deduplicate", config.deduplication_id),
         classifier={"classifier_id": made_from.trained.key, **made_from.trained.values},
         calibration=calibration(_held_out(run, made_from, scores)),
-        drift=tuple(drift_of(run, selected)),
+        changes=changes_of(run, selected),
         costs=_costs(run),
         settings=run.settings_of(selected) | {"tables": run.tables.root},
         versions=_versions(run, made_from),

@@ -16,7 +16,12 @@ NONE = "none"
 
 def place(run: Run) -> str | None:
     """Where a run's page goes; None where there is no such place."""
-    return where(run.config.page, run.tables, f"selection-{run.needs('select').key}.html")
+    return where(run.config.page, run.tables, name_of(run.needs("select").key))
+
+
+def name_of(selection_id: str) -> str:
+    """The name of a selection's page among others."""
+    return f"selection-{selection_id}.html"
 
 
 def where(given: str | None, tables: Tables, name: str) -> str | None:

@@ -9,8 +9,9 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 
+from betr.changes import Changes
 from betr.coverage import QUANTILES
-from betr.drift import MEANINGS
+from betr.drift import MEANINGS, TITLES
 from betr.figures import PLACES, ScoreBin, SelectionFigures, ShownDocument
 from curation import report
 from curation.decontamination import CUT, DROPPED
@@ -20,19 +21,28 @@ from curation.report import Html, Point, Reference, Section, percent
 CHART_BINS = 60
 ROWS_CHARTED = 12
 MEDIAN = QUANTILES.index(0.5)
+TO_DO = (
+    "Look at what came in: its sources here, the documents at the cut below. If the corpus is to be like that from "
+    "now on, --retrain draws the sample anew and teaches the classifier on it; if this much is usual, --drift widens "
+    "a limit."
+)
+OF_A_CUT = {
+    "documents": "documents to choose from", "tokens": "their tokens", "kept_documents": "documents kept",
+    "kept_tokens": "tokens kept",
+}  # fmt: skip
 
 
 def selection_page(found: SelectionFigures) -> str:
     """The whole page, the answer first."""
     sections = [
         Section("In short", list(_short(found))),
+        *([Section("Since the last run", _changes(found.changes))] if found.changes else []),
         Section("From rows to a selection", _flow(found)),
         Section("Scores and the cut", _scores(found)),
         Section("Sources, before and after", _strata(found)),
         Section("Tasks and their coverage", _coverage(found)),
         Section("Documents to look at", _documents(found)),
         Section("The classifier", _classifier(found)),
-        *([Section("Since the last run", _drift(found))] if found.drift else []),
         Section("Time", _costs(found)),
         Section("To make it again", _versions(found)),
     ]
@@ -101,6 +111,8 @@ def _short(found: SelectionFigures) -> Iterable[Html]:
             f"The example with the least near it is one of {worst.benchmark}: its nearest sampled document has "
             f"similarity {worst.similarity:.3f}. No cut closes such gaps; other documents do."
         )
+    if found.changes is not None:
+        told.insert(0, _moved(found.changes))
     if told:
         yield report.bullets(told)
     for warning in found.parameters.get("warnings", ()):
@@ -385,17 +397,91 @@ def _classifier(found: SelectionFigures) -> list[Html]:
     return blocks
 
 
-# -- drift -------------------------------------------------------------------------------------------------------------
+# -- since the last run ------------------------------------------------------------------------------------------------
 
 
-def _drift(found: SelectionFigures) -> list[Html]:
-    verdicts = {True: "beyond its limit", False: "within"}
-    columns = ("measure", "value", "at_most")
-    rows = [(*(each[name] for name in columns), verdicts[each["breached"]], each["said"]) for each in found.drift]
-    return [
-        report.table(["measure", "moved by", "limit", "", "in words"], rows),
-        report.terms((name, MEANINGS[name]) for name in dict.fromkeys(each["measure"] for each in found.drift)),
+def _moved(changes: Changes) -> str:
+    """The night in a sentence or two."""
+    came, beyond = changes.arrived, [each["measure"] for each in changes.breached]
+    kept = f"; {came.kept:,} of them are kept ({percent(came.kept / came.documents)})" if came.documents else ""
+    told = [f"Since the last run {came.documents:,} documents came in{kept}."]
+    if beyond:
+        told.append(f"Further than its limit moved: {', '.join(TITLES[name] for name in beyond)}.")
+    elif changes.measures:
+        told.append(f"None of {len(changes.measures)} measures moved beyond its limit.")
+    return " ".join(told)
+
+
+def _changes(changes: Changes) -> list[Html]:
+    before, now, came = changes.before, changes.now, changes.arrived
+    made = f"Beside version {before.version} of this selection, of {report.moment(before.created)} ("
+    compared = report.join([made, report.code(before.selection_id), ")."])
+    notes = [report.paragraph(f"Beyond its limit: {each['said']}.", kind="note") for each in changes.breached]
+    sides = ((name, getattr(before, name), getattr(now, name)) for name in OF_A_CUT)
+    cuts: list[tuple[object, ...]] = [(OF_A_CUT[name], was, is_, _signed(is_ - was)) for name, was, is_ in sides]
+    shares = [each.kept_tokens / each.tokens if each.tokens else None for each in (before, now)]
+    cuts += [("kept, of the tokens", *map(percent, shares), ""), ("lowest kept", before.threshold, now.threshold, "")]
+    aside = ((f"put aside: {reason}", n, "in the table rejected_documents") for reason, n in came.rejected.items())
+    rows: list[tuple[object, ...]] = [
+        ("rows read", came.rows, f"from {came.files:,} new or changed file{'s' if came.files != 1 else ''}"),
+        *aside,
+        ("put aside: the same text again", came.duplicates, "in the table duplicate_documents"),
+        ("new documents", came.documents, "the only ones that were scored"),
+        ("of these kept", came.kept, percent(came.kept / came.documents) if came.documents else ""),
     ]
+    sources = [(name, n, kept, percent(kept / n)) for name, (n, kept) in came.sources.items()]
+    return [
+        report.paragraph(compared, kind="quiet"),
+        *notes,
+        *([report.paragraph(TO_DO)] if notes else []),
+        report.table(["the selection", "before", "now", "change"], cuts),
+        report.table(["what came in", "rows", ""], rows),
+        report.table(["its sources", "documents", "kept", "share kept"], sources),
+        *_measures(changes),
+        *_covered(changes),
+        *_worked(changes),
+        report.terms((TITLES[each["measure"]], MEANINGS[each["measure"]]) for each in changes.measures),
+    ]
+
+
+def _signed(count: int) -> str:
+    return f"{count:+,}".replace("-", "\u2212") if count else "0"
+
+
+def _measures(changes: Changes) -> list[Html]:
+    if not changes.measures:
+        return []
+    verdicts = {True: "beyond its limit", False: "within"}
+    rows = [
+        (TITLES[each["measure"]], each["value"], each["at_most"], verdicts[each["breached"]], each["said"])
+        for each in changes.measures
+    ]
+    allowed = [each for each in changes.measures if each["at_most"]]
+    moved = [Point(TITLES[each["measure"]], each["value"] / each["at_most"]) for each in allowed]
+    chart = report.intervals(
+        "How far each measure moved, of what is allowed", moved, reference=Reference(1.0, "limit"), share=True,
+        note="0% where the move is no more than chance",
+    )  # fmt: skip
+    return [
+        *([report.beside(chart)] if moved else []),
+        report.table(["measure", "moved by", "limit", "", "in words"], rows),
+    ]
+
+
+def _covered(changes: Changes) -> list[Html]:
+    rows = [(c.benchmark, c.examples, c.before, c.now, c.kept_before, c.kept_now) for c in changes.coverage]
+    headers = ["benchmark", "examples", "nearest, before", "now", "nearest kept, before", "now"]
+    caption = (
+        "Coverage: medians over a benchmark's examples of the similarity to the nearest sampled document and to the "
+        "nearest kept one; new documents enter the sample with --retrain alone"
+    )
+    return [report.table(headers, rows, caption=caption)] if rows else []
+
+
+def _worked(changes: Changes) -> list[Html]:
+    rows = [(each.stage, each.rows_in, each.rows_out, clock(each.seconds)) for each in changes.work]
+    idle = f"nothing to do for {', '.join(changes.unchanged)}" if changes.unchanged else ""
+    return [report.table(["stage that worked", "rows in", "rows out", "time"], rows, caption=idle)]
 
 
 # -- costs and versions ------------------------------------------------------------------------------------------------

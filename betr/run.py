@@ -142,7 +142,7 @@ class Run:
             self._again(outcome)
         self._current[outcome.stage] = outcome
         self.reports.append(StageReport(outcome.stage, UNCHANGED, rows_out=int(outcome.values.get("rows", 0))))
-        self.terminal.line(f"{outcome.stage:<8} unchanged{'; ' + note if note else ''}")
+        self.terminal.line_of(outcome.stage, f"unchanged{'; ' + note if note else ''}")
         return outcome
 
     @contextmanager
@@ -170,7 +170,7 @@ class Run:
         self._current[stage] = Outcome(stage, key, {**work.values, "rows": work.rows_out})
         self.reports.append(StageReport(stage, state, work.rows_in, work.rows_out, round(seconds, 2)))
         rate = f", {work.rows_out / seconds:,.0f} {unit}/s" if work.rows_out else ""
-        self.terminal.line(f"{stage:<8} {state}: {work.rows_out:,} {unit} in {clock(seconds)}{rate}")
+        self.terminal.line_of(stage, f"{state}: {work.rows_out:,} {unit} in {clock(seconds)}{rate}")
 
     def result(self, stage: str, key: str) -> Outcome | None:
         return self.before(stage, where=lambda outcome: outcome.key == key)

@@ -103,8 +103,10 @@ def summarise(run: Run) -> None:
         run.terminal.line(f"rejected: {reasons}; duplicates: {found['duplicates']:,}")
     cut = found["selection"]
     if cut is not None:
+        carried = run.config.carry is not None
+        asked = "above a threshold that holds on" if carried else f"{cut['keep']:.2%} asked for"
         run.terminal.line(
-            f"kept {cut['kept_tokens']:,} of {cut['tokens']:,} tokens ({cut['keep']:.2%} asked for), "
+            f"kept {cut['kept_tokens']:,} of {cut['tokens']:,} tokens ({asked}), "
             f"{cut['kept_documents']:,} of {cut['documents']:,} documents, {_threshold(run)}"
         )
         run.terminal.line(

@@ -76,7 +76,8 @@ def check_inputs(run: Run) -> None:
         _columns(run), _inputs(run)
     if run.config.benchmarks:
         _sources(run), _templates(run)
-    contamination.named_sources(run)
+    tests, near = contamination.named_sources(run), deduplication.place_of(run) != deduplication.NONE
+    run.terminal.make_room([*(["deduplicate"] if near else []), *(["decontaminate"] if tests else [])])
     _encoder(run)
     classifier_folder(run)
     _given(run)
@@ -1194,13 +1195,14 @@ def _measures(run: Run, selected: Outcome, last: Outcome, limits: Mapping[str, f
         found += drift.of_scores(before, new, limits)
         found += drift.of_kept((kept[False], sum(before)), (kept[True], sum(new)), limits)
     found += drift.of_rejections(_put_aside(known), _put_aside(fresh), limits)
-    covered, then = _cover_of(run, selected), _cover_of(run, last)
+    covered, then = cover_of(run, selected), cover_of(run, last)
     if covered is not None and then is not None:
         found += drift.of_coverage(_medians(then), _medians(covered), limits)
     return found
 
 
-def _cover_of(run: Run, selected: Outcome) -> Outcome | None:
+def cover_of(run: Run, selected: Outcome) -> Outcome | None:
+    """What `cover` left of a selection."""
     return run.before("cover", where=lambda each: each["selection_id"] == selected.key)
 
 

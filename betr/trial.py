@@ -1,8 +1,9 @@
 """`betr estimate`: the main line on slices of the user's own documents, in a folder that goes, and what it says of all.
 
 A run of a small slice in a process that has just begun shows what starting costs; then runs of two sizes, each twice on
-other documents, part what is fixed from what grows. Ranking's pairs and training's steps, which a slice has too few of,
-are measured by themselves, on as many as the whole will have or on thousands.
+other documents, part what is fixed from what grows. Ranking's pairs, training's steps and the pairs of documents that
+are compared for near-duplicates, which a slice has too few of, are measured by themselves, on as many as the whole will
+have or on thousands.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import SparkSession
+from pyspark.sql import SparkSession, Window
+from pyspark.sql import functions as F
 from rich.table import Table
 
-from betr import classifier, pipeline, ranking, stages
+from betr import classifier, corpus, pipeline, ranking, stages
 from betr.config import PAPER_SAMPLE, RunConfig
 from betr.estimate import (
     RATES,
@@ -37,18 +39,22 @@ from betr.estimate import (
     estimate_stages,
     fit_line,
     load_prices,
+    pairs_of,
     recuts,
     stored,
 )
 from betr.filter_rate import filter_rate
-from betr.run import Run
+from betr.run import STAGE_ORDER, Run
 from betr.tables import (
     BENCHMARK_EMBEDDINGS,
     BENCHMARK_EXAMPLES,
+    CONTAMINATED_DOCUMENTS,
+    CONTAMINATION_HITS,
     CORPUS_SAMPLE,
     CORPUS_SCORES,
     DOCUMENTS,
     DUPLICATE_DOCUMENTS,
+    NEAR_DUPLICATES,
     REJECTED_DOCUMENTS,
     SAMPLE_EMBEDDINGS,
     SAMPLE_LABELS,
@@ -59,7 +65,9 @@ from betr.tables import (
 from curation import documents as reading
 from curation.command import option
 from curation.errors import InputError, input_errors
+from curation.near_duplicates import PAIRS, SIGNATURES, parse_near, similarities
 from curation.progress import Terminal, clock
+from curation.sampling import hash_fraction
 from curation.session import default_parallelism, get_session, is_local_session
 from curation.slices import Slice, cut_slices
 from curation.tables import Tables, is_local
@@ -70,6 +78,7 @@ CPU_SAMPLE, GPU_SAMPLE = 400, 8_000
 EXAMPLES = 60
 LEAST_TRIAL = 40
 STEPS = 5_000
+COMPARED = 20_000
 BLOCKS = 4
 ONE_CHUNK = 2**40
 LAST = "between stages"
@@ -159,6 +168,9 @@ class Plan:
     positives: int
     steps: float
     keep: float
+    text_waves: int  # of stages that read all text, a commit each
+    compared: float  # pairs of documents, for near-duplicates; 0 where nobody asks for them
+    compared_spread: float
 
 
 def estimate(
@@ -178,10 +190,6 @@ def estimate(
             f"--gpus {machines.gpus}: the trial's machine has none and can't tell how fast they embed; give "
             "--gpu-texts-per-second, or run the estimate where a GPU is"
         )
-    if config.tests or config.near_duplicates:
-        terminal.warn(
-            "near-duplicates and held-out tests aren't in the estimate: each reads new documents' text once more"
-        )
     with input_errors(), _scratch(config, spark) as folder:
         planned = Run(config.run_config(tables=str(folder / "planned")), spark, Terminal(_nowhere()))
         stages.check_inputs(planned)
@@ -199,10 +207,12 @@ def estimate(
             if number < len(sizes):
                 shutil.rmtree(folder / f"tables-{number}", ignore_errors=True)
         plan = _plan(config, planned, inputs, slices, observed, examples)
-        terminal.line("trial: ranking's pairs and training's steps by themselves")
+        terminal.line("trial: what a slice has too little of by itself: ranking's pairs, training's steps")
+        last = Tables(spark, str(folder / f"tables-{len(sizes)}"))
         extra = [
             *_pair_terms(spark, plan, observed[-1], cores=cores, machines=machines),
-            *_step_terms(config, planned, plan, folder / f"tables-{len(sizes)}"),
+            *_step_terms(config, plan, last),
+            *_compared_terms(config, plan, observed[-1], last, cores=cores, machines=machines),
         ]
     return _report(config, plan, observed, extra, machines, prices, cores=cores, gpu=gpu, start=start,
                    trial_seconds=time.monotonic() - began, terminal=terminal)  # fmt: skip
@@ -248,8 +258,7 @@ def _observe(
         tables=str(root), documents=(part.path,), sample=str(sample),
         per_benchmark=str(per_benchmark), chunk_bytes=ONE_CHUNK, wave_rows=max(config.wave_rows, sample, EXAMPLES),
         epochs=1, classifier_dir=None, retrain=False, k=None,
-        keep=_share(config), tokens=None, flops=None, carry=None, quota=(), near_duplicates=None, tests=(),
-        classifier=None,
+        keep=_share(config), tokens=None, flops=None, carry=None, quota=(), classifier=None,
     )  # fmt: skip
     began = time.monotonic()
     with pipeline.opened(trial, spark, Terminal(_nowhere())) as run:
@@ -271,6 +280,7 @@ def _observe(
             "tokens": float(scored["tokens"]), "sample": float(drawn["rows"]), "examples": float(ranked["examples"]),
             "k": float(ranked["k"]), "kept": float(cut["kept_documents"]),
             "dimension": float(run.needs("embed")["dimension"]),
+            "compared": float(run.tables.read(PAIRS).count()) if records["deduplicate"] is not None else 0.0,
         }  # fmt: skip
         size = Path(stages.classifier_path(run, trained["path"])).stat().st_size
     return Observed(
@@ -301,6 +311,10 @@ def _plan(
     positives = ranking.count_positives(n, config.positive_fraction)
     trained = 2 * positives * (1 - stages.VALIDATION_SHARE)
     tokens = each["tokens"] * documents
+    compared, compared_spread = 0.0, 0.0
+    if _asks(observed, "deduplicate"):
+        met = [(int(o.amounts["documents"]), int(o.amounts["compared"])) for o in observed]
+        compared, compared_spread = pairs_of(documents, met)
     rate = filter_rate(
         pool_tokens=max(1, round(tokens)), keep=config.selection.keep, tokens=config.tokens, flops=config.flops,
         law=config.law,
@@ -311,7 +325,14 @@ def _plan(
         waves=math.ceil(n / config.wave_rows) + math.ceil(examples / config.wave_rows),
         k=min(n, config.k or ranking.suggested_k(n, examples, config.positive_fraction)), positives=positives,
         steps=trained * config.training(max(1, round(trained))).epochs, keep=rate.keep,
+        text_waves=max(1, math.ceil(each["text_bytes"] * documents / corpus.WAVE_BYTES)),
+        compared=compared, compared_spread=compared_spread,
     )  # fmt: skip
+
+
+def _asks(observed: Sequence[Observed], stage: str) -> bool:
+    """Whether the trial's runs had the stage, which is there only where the configuration asks for it."""
+    return all(stage in each.seconds for each in observed)
 
 
 def _sum_of(observed: Sequence[Observed], name: str) -> float:
@@ -356,12 +377,12 @@ def _unit(chance: np.random.Generator, rows: int, dimension: int) -> np.ndarray:
     return np.ascontiguousarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
 
-def _step_terms(config: EstimateConfig, planned: Run, plan: Plan, root: Path) -> list[Term]:
+def _step_terms(config: EstimateConfig, plan: Plan, tables: Tables) -> list[Term]:
     """Training by itself, on the driver: on texts of the last slice, as many as the whole run trains on, or 5,000."""
     if config.import_fasttext or config.classifier:
         return []
     wanted = max(2, round(2 * plan.positives * (1 - stages.VALIDATION_SHARE)))
-    documents = Tables(planned.spark, str(root)).read(DOCUMENTS)
+    documents = tables.read(DOCUMENTS)
     texts = [row["text"] for row in documents.select("text").limit(min(wanted, STEPS)).collect()]
     fewer = max(1, STEPS // len(texts))
     x, seconds = [], []
@@ -373,6 +394,35 @@ def _step_terms(config: EstimateConfig, planned: Run, plan: Plan, root: Path) ->
         seconds.append(time.perf_counter() - start)
     times = wanted / len(texts)  # reading features is paid by the document, before the first step
     return [Term("train", "steps", x[1:], seconds[1:], plan.steps, times=times)]
+
+
+def _compared_terms(
+    config: EstimateConfig, plan: Plan, observed: Observed, tables: Tables, *, cores: int, machines: Machines
+) -> list[Term]:
+    """Seconds for pairs of documents that are compared word by word: pairs of the last slice by chance, two numbers."""
+    if not plan.compared:
+        return []
+    near, documents = parse_near(config.near), tables.read(DOCUMENTS)
+    few = max(1, round(min(plan.compared, COMPARED, observed.amounts["documents"]) / SMALL))
+    ids = documents.select("doc_id")
+    order = Window.partitionBy(F.lit(0)).orderBy(hash_fraction("doc_id", config.seed, "trial's pairs"), "doc_id")
+    numbered = ids.select("doc_id", F.row_number().over(order).alias("place"))
+    x, seconds = [], []
+    for wanted in (few, *[few, few * SMALL] * REPEATS):  # the first also loads what is compiled
+        ones = numbered.where(F.col("place") <= wanted + 1)
+        following = ones.select(F.col("doc_id").alias("next"), (F.col("place") - 1).alias("place"))
+        met = ones.join(following, "place")
+        pairs = met.select(F.least("doc_id", "next").alias("one"), F.greatest("doc_id", "next").alias("other"))
+        start = time.perf_counter()
+        row = similarities(pairs, documents, config=near).agg(F.count(F.lit(1)), F.avg("similarity")).collect()[0]
+        seconds.append(time.perf_counter() - start)
+        x.append(float(row[0]))
+    # What a search costs beside its pairs is in the stage's own runs: it isn't paid again (times 0).
+    speedup = machines.cores / cores
+    return [Term(
+        "deduplicate", "pairs compared", x[1:], seconds[1:], plan.compared, times=0.0, speedup=speedup,
+        spread=plan.compared_spread,
+    )]  # fmt: skip
 
 
 # -- what it says of the whole -----------------------------------------------------------------------------------------
@@ -424,7 +474,25 @@ def _terms(
         ),
         Term(LAST, "", none, seconds(LAST), 0.0),
     ]  # fmt: skip
-    return terms
+    if _asks(observed, "deduplicate"):
+        terms += _text_terms("deduplicate", plan, observed, SIGNATURES.name, amounts("documents"), speedup=speedup)
+    if _asks(observed, "decontaminate"):
+        name = CONTAMINATION_HITS.name
+        terms += _text_terms("decontaminate", plan, observed, name, amounts("documents"), speedup=speedup)
+    return sorted(terms, key=lambda term: (*STAGE_ORDER, LAST).index(term.stage))
+
+
+def _text_terms(
+    stage: str, plan: Plan, observed: Sequence[Observed], table: str, documents: list[float], *, speedup: float
+) -> list[Term]:
+    """A stage that reads all text in waves, a commit each, into `table`; then joins and writes what it found once."""
+    reading_ = [each.write_seconds.get(table, 0.0) for each in observed]
+    bytes_ = [each.amounts["text_bytes"] for each in observed]
+    rest = _less([each.seconds[stage] for each in observed], reading_)
+    return [
+        Term(stage, "documents", documents, rest, plan.documents, 1, speedup, True),
+        Term(stage, "bytes of text", bytes_, reading_, plan.text_bytes, plan.text_waves, speedup, True),
+    ]
 
 
 def _embed_terms(
@@ -470,6 +538,11 @@ def _stored(plan: Plan, observed: Sequence[Observed]) -> dict[str, float]:
         BENCHMARK_EXAMPLES.name: ("examples", plan.examples),
         BENCHMARK_EMBEDDINGS.name: ("examples", plan.examples),
         SAMPLE_RANKS.name: ("ranked", ranked),
+        SIGNATURES.name: ("documents", plan.documents),
+        PAIRS.name: ("compared", plan.compared),
+        NEAR_DUPLICATES.name: ("compared", plan.compared),
+        CONTAMINATION_HITS.name: ("documents", plan.documents),
+        CONTAMINATED_DOCUMENTS.name: ("documents", plan.documents),
         SELECTIONS.name: ("kept", kept),
     }
     written: dict[str, list[tuple[float, float]]] = {}
@@ -525,6 +598,11 @@ def _notes(config: EstimateConfig, machines: Machines, *, cores: int, gpu: int) 
     if machines.cores != cores or machines.gpus != gpu:
         notes.append(
             f"the trial ran on {cores} cores and {gpu} GPUs: that more divide the linear parts is assumed, not measured"
+        )
+    if config.near_duplicates not in (None, "none"):
+        notes.append(
+            "near-duplicates: documents are taken to meet with one chance all over the corpus, and to be compared once "
+            "at most; what is left out of the sample and the cut isn't taken off them"
         )
     if config.quota:
         notes.append("quotas are left out of the trial's cuts: a slice may lack their values")

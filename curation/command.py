@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, field
 from typing import Any, TypeVar, get_type_hints
 
@@ -22,6 +23,7 @@ from curation.progress import Terminal
 from curation.session import cancel_jobs, get_session, interrupts_raise
 
 Config = TypeVar("Config")
+Number = TypeVar("Number", bound=float)
 SHELLS = ("bash", "zsh")
 
 
@@ -39,6 +41,55 @@ def option(default: Any, help_: str, *, stages: str, many: bool = False) -> Any:
 def options(config: type, stage: str | None = None) -> list[dataclasses.Field[Any]]:
     """The options of one stage, or all of them."""
     return [f for f in dataclasses.fields(config) if stage is None or f.metadata["stages"] & {stage, "every"}]
+
+
+def parse_numbers(
+    given: Iterable[str], kinds: Mapping[str, Callable[[str], Number]], *, option: str, number: str = "a number"
+) -> dict[str, Number]:
+    """name -> number of each NAME=NUMBER; InputError for another name, and for what its kind raises ValueError at.
+
+    option, number: the option, and what its numbers are, for that sentence.
+    """
+    found = {}
+    for each in given:
+        name, equals, figure = each.partition("=")
+        try:
+            found[name] = kinds[name](figure)
+        except (KeyError, ValueError):
+            equals = ""
+        if not equals:
+            raise InputError(
+                f"{option} reads NAME=NUMBER with {number}; got {each!r}; names are {', '.join(kinds)}"
+            )
+    return found
+
+
+def whole_number(figure: str) -> int:
+    """A whole number of 0 or more."""
+    if not figure.isdecimal():
+        raise ValueError
+    return int(figure)
+
+
+def at_least_0(figure: str) -> float:
+    """A finite number of 0 or more."""
+    value = float(figure)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+def arguments(config: Any, stage: str | None) -> list[str]:
+    """The stage's options that aren't at their defaults, as a person would type them."""
+    given: list[str] = []
+    for each in options(type(config), stage):
+        value = getattr(config, each.name)
+        usual = each.default_factory() if callable(each.default_factory) else each.default
+        if value == usual:
+            continue
+        words = [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
+        given += [f"--{each.name.replace('_', '-')}", *words]
+    return given
 
 
 # -- parsers -----------------------------------------------------------------------------------------------------------

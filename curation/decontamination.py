@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from curation.command import parse_numbers, whole_number
 from curation.errors import InputError
 from curation.held_out import LONGEST, SHORTEST, TestIndex
 from curation.session import Shared
@@ -83,15 +84,8 @@ class DecontaminationConfig:
 
 def parse_decontamination(given: Sequence[str]) -> DecontaminationConfig:
     """The settings with `name=number` in place of their defaults."""
-    names = [field.name for field in fields(DecontaminationConfig)]
-    values: dict[str, int] = {}
-    for each in given:
-        name, _, number = each.partition("=")
-        if name not in names or not number.isdigit():
-            raise InputError(
-                f"--decontamination reads NAME=NUMBER with a whole number; got {each!r}; names are {', '.join(names)}"
-            )
-        values[name] = int(number)
+    kinds = {field.name: whole_number for field in fields(DecontaminationConfig)}
+    values = parse_numbers(given, kinds, option="--decontamination", number="a whole number")
     return DecontaminationConfig(**values)
 
 

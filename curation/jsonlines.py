@@ -84,6 +84,15 @@ def lines(data: bytes) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
+def rows(data: bytes, path: str, *, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows with their numbers; InputError for a line that is none, where to leave one out would be wrong."""
+    for number, line in lines(data):
+        try:
+            yield number, parse(line)
+        except RowRejected as rejected:
+            raise InputError(f"{what} {path}, line {number}: {rejected.detail}; correct it") from None
+
+
 def parse(line: bytes) -> dict[str, Any]:
     """The line's JSON object, or RowRejected."""
     try:

@@ -30,6 +30,7 @@ from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, IntegerType, LongType, StructField, StructType
 
+from curation.command import parse_numbers
 from curation.compiled import jit, mixed
 from curation.errors import InputError
 from curation.hashing import GOLDEN, content_id, mix
@@ -136,16 +137,8 @@ class NearDuplicateConfig:
 
 def parse_near(given: Sequence[str]) -> NearDuplicateConfig:
     """The settings with `name=number` in place of their defaults."""
-    kinds = {"threshold": float, "ngram": int, "bands": int, "seed": int}
-    values: dict[str, Any] = {}
-    for each in given:
-        name, _, number = each.partition("=")
-        try:
-            values[name] = kinds[name](number)
-        except (KeyError, ValueError):
-            raise InputError(
-                f"--near reads NAME=NUMBER; got {each!r}; names are {', '.join(kinds)}, all but the threshold whole"
-            ) from None
+    kinds: dict[str, Any] = {"threshold": float, "ngram": int, "bands": int, "seed": int}
+    values = parse_numbers(given, kinds, option="--near", number="a whole number, but for the threshold")
     return NearDuplicateConfig(**values)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 PLAIN_EVERY_SECONDS = 10.0
+COLUMN = 8  # characters of a stage's name, where none is longer
 
 
 class _Rows(ProgressColumn):
@@ -74,7 +76,7 @@ class StageProgress:
             self._show.bar_update(self._task, self)
         elif time.monotonic() - self._last_line >= PLAIN_EVERY_SECONDS:
             self._last_line = time.monotonic()
-            self._show.line(f"{self.name:<8} {self.plain()}")
+            self._show.line_of(self.name, self.plain())
 
     def plain(self) -> str:
         """`4,000/12,000 documents  33%  61/s  2m11s left`"""
@@ -98,6 +100,18 @@ class Terminal:
         self.console = Console(file=stream or sys.stderr, highlight=False)
         self.bars = self.console.is_terminal
         self._bar: Progress | None = None
+        self._column = COLUMN
+
+    def make_room(self, names: Iterable[str]) -> None:
+        """From now on the lines of these stages begin in one column, and no other stage's before it."""
+        self._column = max([self._column, *map(len, names)])
+
+    def line_of(self, stage: str, text: str) -> None:
+        """A line of a stage: its name, then what it says, in the column where all stages' do."""
+        self.line(f"{self.padded(stage)} {text}")
+
+    def padded(self, stage: str) -> str:
+        return stage.ljust(self._column)
 
     def line(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -116,16 +130,16 @@ class Terminal:
     def bar_add(self, stage: StageProgress) -> TaskID:
         if self._bar is None:
             self._bar = Progress(
-                TextColumn("{task.description:<8}"),
-                BarColumn(bar_width=28),
-                _Rows(),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=28),  # where the terminal is narrow, it is the bar that gives way
+                _Rows(table_column=Column(no_wrap=True)),
                 _Rate(),
                 TimeRemainingColumn(),
                 console=self.console,
                 transient=True,
             )
             self._bar.start()
-        return self._bar.add_task(stage.name, total=stage.total, unit=stage.unit, tasks="")
+        return self._bar.add_task(self.padded(stage.name), total=stage.total, unit=stage.unit, tasks="")
 
     def bar_update(self, task: TaskID, stage: StageProgress) -> None:
         if self._bar is not None:

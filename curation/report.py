@@ -113,6 +113,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return ABSENT if share is None or share != share else f"{share * 100:.{digits}f}%".replace("-", "−")
 
 
+def moment(created: str) -> str:
+    """A moment as tables keep it (2026-11-27T02:00:00+00:00), for people."""
+    return created.replace("T", " ").replace("+00:00", " UTC")
+
+
 def interval(value: float | None, low: float | None = None, high: float | None = None) -> str:
     """`0.312 [0.290, 0.334]`: a figure with its interval, all to the figure's own decimals; an open end is infinite."""
     if value is None:
@@ -477,6 +482,65 @@ def line_chart(
     return _figure(title, "; ".join(said), bottom + (44 if x_label else 26), parts, note)
 
 
+def scatter(
+    title: str,
+    points: Mapping[str, tuple[Point, Point]],
+    *,
+    x_label: str,
+    y_label: str,
+    x_reference: Reference | None = None,
+    y_reference: Reference | None = None,
+    x_share: bool = False,
+    y_share: bool = False,
+    note: str = "",
+) -> Html:
+    """One measure against another: name -> (x, y), each with its interval as a whisker; drawn where both have a value.
+
+    x_reference, y_reference: dashed lines at a value of x and of y.
+    """
+    _check_series(title, points)
+    for name, pair in points.items():
+        for each in pair:
+            _check_point(f"{title}, {name}", each)
+    drawn = [(k, pair) for k, pair in enumerate(points.values()) if all(each.value is not None for each in pair)]
+    spans = []
+    for side, reference in enumerate((x_reference, y_reference)):
+        ends = [end for _, pair in drawn for end in _ends(pair[side])]
+        spans.append(_span([*ends, *([reference.value] if reference else [])]))
+    keys = list(points)
+    top = 12.0 + _legend_height(keys) + (14 if x_reference else 0)
+    bottom = top + 200.0
+    y = Scale(*spans[1], bottom, top)
+    x = Scale(*spans[0], _room(y, share=y_share), WIDTH - 12)
+    parts = [*_legend(keys, lines=False), *_y_axis(y, x, share=y_share), *_x_axis(x, top, bottom, share=x_share)]
+    if x_reference is not None:
+        label = f"{x_reference.label} {(percent if x_share else number)(x_reference.value)}"
+        parts.append(_line("ref", x(x_reference.value), top - 6, x(x_reference.value), bottom))
+        parts.append(_text(_within(x(x_reference.value), label), top - 9, label, "middle ref"))
+    if y_reference is not None:
+        label = f"{y_reference.label} {(percent if y_share else number)(y_reference.value)}"
+        parts.append(_line("ref", x.start, y(y_reference.value), x.end, y(y_reference.value)))
+        parts.append(_text(x.end, y(y_reference.value) - 5, label, "end ref"))
+    for k, (across, up) in drawn:
+        assert across.value is not None and up.value is not None
+        at, height = x(across.value), y(up.value)
+        parts += _whiskers(x, height, across, f"c{k} line")
+        if up.low is not None or up.high is not None:
+            low, high = (y.start if up.low is None else y(up.low)), (y.end if up.high is None else y(up.high))
+            parts.append(_line(f"c{k} line", at, low, at, high))
+            stops = [end for end, known in ((low, up.low), (high, up.high)) if known is not None]
+            parts += [_line(f"c{k} line", at - 5, stop, at + 5, stop) for stop in stops]
+        parts.append(_mark(k, at, height))
+    parts.append(_below(x, bottom, x_label))
+    said = [
+        f"{name}: {x_label} {interval(a.value, a.low, a.high)}, {y_label} {interval(b.value, b.low, b.high)}"
+        for name, (a, b) in points.items()
+    ]
+    for axis, reference in ((x_label, x_reference), (y_label, y_reference)):
+        said += [f"{reference.label}: {axis} {number(reference.value)}"] if reference else []
+    return _figure(title, "; ".join(said), bottom + 44, parts, "; ".join(filter(None, [f"upwards: {y_label}", note])))
+
+
 def _runs(points: Sequence[tuple[float, Point]]) -> list[list[tuple[float, float, float | None, float | None]]]:
     """The stretches without a gap: (x, value, low, high) each."""
     runs: list[list[tuple[float, float, float | None, float | None]]] = [[]]
@@ -620,11 +684,11 @@ def _below(x: Scale, bottom: float, label: str) -> str:
     return _text((x.start + x.end) / 2, bottom + 36, label, "middle quiet") if label else ""
 
 
-def _legend(names: Sequence[str]) -> list[str]:
+def _legend(names: Sequence[str], *, lines: bool = True) -> list[str]:
     parts = []
     for k, (name, (at, line)) in enumerate(zip(names, _legend_places(names), strict=True)):
         y = 10.0 + 18 * line
-        parts += [_line(f"c{k} line", at, y, at + 22, y, _dash(k)), _mark(k, at + 11, y)]
+        parts += [*([_line(f"c{k} line", at, y, at + 22, y, _dash(k))] if lines else []), _mark(k, at + 11, y)]
         parts.append(_text(at + 28, y + 4, _cut(name, 180), "start", whole=name))
     return parts
 

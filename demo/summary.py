@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curation.files import write_whole
 from curation.progress import excerpt
 
 RowLike = Mapping[str, Any]
@@ -64,10 +64,7 @@ def remembered(folder: Path, selection_id: str, find: Callable[[], Closing]) -> 
         kept: Closing = json.loads(file.read_text(encoding="utf-8"))
         return kept
     found = find()
-    folder.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(found), encoding="utf-8")
-    part.replace(file)
+    write_whole(json.dumps(found), file)
     return found
 
 

@@ -67,6 +67,7 @@ def make_arms(run: Run, config: ArmsConfig) -> list[Row]:
     """
     pool = find_pool(run, config)
     _check(run, pool, config)
+    run.terminal.make_room(f"arm/{arm.name}" + ("/score" if arm.kind in SCORES else "") for arm in config.parsed)
     ids = [make_arm(run, pool, config, arm).key for arm in config.parsed]
     rows = {row["arm_id"]: row for row in run.tables.read(ARMS).where(F.col("arm_id").isin(*ids)).collect()}
     return [rows[id_] for id_ in ids]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bare import metrics
-from bare.compare import COLUMNS, Arm, ComparisonRow, as_table, compare, equal_cost, equal_rows, shown
+from bare.compare import COLUMNS, Arm, ComparisonRow, as_table, compare, equal_cost, equal_rows, in_order, shown
 from bare.metrics import measure_rows
 from bare.reading import READINGS, moves_with_rows, reading
 from bare.tables import COMPARISONS
@@ -251,6 +251,17 @@ def test_arms_need_all_columns_names_of_their_own_and_accepted_real_rows() -> No
 
 
 # -- to look at --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_table_come_back_in_the_order_of_the_comparison() -> None:
+    rows = compare([arm("real", "yyyy", real=True), arm("bare", "yynyy"), arm("mine", "yyyyn")], units=["cost", "tokens"])
+    for seed in range(3):
+        mixed = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+        ordered = in_order(mixed, arms=("real", "bare"))
+        assert sorted(map(repr, ordered)) == sorted(map(repr, rows))
+        assert list(dict.fromkeys(r.basis for r in ordered)) == list(dict.fromkeys(r.basis for r in rows))
+        assert list(dict.fromkeys(r.arm for r in ordered)) == ["real", "bare", "mine"]
+        assert ordered == in_order(reversed(mixed), arms=("real", "bare"))
 
 
 def test_the_table_shows_every_figure_of_every_arm() -> None:

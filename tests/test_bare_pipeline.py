@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import html
 import json
 import re
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -17,6 +19,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from bare import checking, comparison, pipeline, publish, stages
+from bare.cli import build_parser
+from bare.config import BareConfig
 from bare.tables import (
     DRAFTS,
     GENERATIONS,
@@ -31,6 +35,7 @@ from bare.tables import (
 )
 from bare.tasks import load_task, read_seeds, task_text
 from bare.verdicts import COLUMNS, SeedIndex, VerdictConfig, check_rows, reject_copies
+from curation.command import read_config
 from curation.embedding import EncoderConfig, resolve_encoder
 from curation.errors import InputError
 from curation.export import ExportConfig
@@ -351,6 +356,19 @@ def test_arms_are_compared_on_the_same_seeds(generated: Any, spark: SparkSession
         assert figures["equal_tokens", arm, "tokens_per_accepted"]["value"] > 0
         assert figures["equal_rows", arm, "indistinguishability"]["n"] > 0
     assert Path(report["page"]).read_text().count("<svg") > 5
+    # Each arm's own page shows the comparison that it is of; a generation of no comparison, how one is made.
+    persona = {"tables": settings["tables"], "generation": report["arms"]["persona"]}
+    publish.report(config(persona), str(tmp_path / "page.html"), spark=spark)
+    page = (tmp_path / "page.html").read_text()
+    assert report["comparison_id"] in page and "is the arm persona of comparison" in page
+    assert Path(report["page"]).name in page and "Mean cosine" in page
+    publish.report(config({"tables": generated[0]["tables"]}), str(tmp_path / "page.html"), spark=spark)
+    page = html.unescape((tmp_path / "page.html").read_text())
+    told = f"bare compare --tables {generated[0]['tables']} --task grade_school_maths --seeds {generated[0]['seeds'][0]}"
+    assert told in page and f"--judge {generated[0]['judge']}" in page
+    parsed = build_parser().parse_args(shlex.split(page[page.index("bare compare --tables") :].split("<")[0])[1:])
+    again = read_config(BareConfig, parsed["compare"])
+    assert again == config(generated[0])
 
 
 @pytest.mark.parametrize(

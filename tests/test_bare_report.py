@@ -17,6 +17,7 @@ from bare.compare import ComparisonRow
 from bare.judge import indistinguishability
 from bare.metrics import HISTOGRAM_BINS, Measure
 from bare.report import (
+    Compared,
     ModelUsed,
     RoundSummary,
     RunReport,
@@ -85,6 +86,9 @@ def comparison() -> list[ComparisonRow]:
                 rows.append(ComparisonRow(basis, arm, "cost_per_accepted", 0.5 + k, 0.4, None if k else 0.9, 80))
                 rows.append(ComparisonRow(basis, arm, "indistinguishability", 0.6, 0.5, 0.7, 35))
     return rows
+
+
+COMPARED = Compared("cmp1", "2026-11-26T02:00:00+00:00", "BARE", "comparison-cmp1.html", comparison())
 
 
 # -- side by side ------------------------------------------------------------------------------------------------------
@@ -206,6 +210,23 @@ def test_no_text_of_a_run_becomes_markup() -> None:
     assert "script" not in read.tags and read.text.count(EVIL) > 10
 
 
+def test_a_comparison_stands_on_the_page_of_its_arm_with_intervals_and_its_own_page() -> None:
+    page = run_page(run(compared=COMPARED))
+    read, whole = Reader(page), comparison_page(comparison(), title="T", task_description="D")
+    assert "This generation is the arm BARE of comparison cmp1 , made 2026-11-26 02:00:00 UTC; comparison-cmp1.html" in read.text
+    section = page[page.index('id="diversity-against-quality-by-arm"') :].split("</section>")[0]
+    charts = re.findall(r"<figure.*?</figure>", section, re.DOTALL)
+    assert len(charts) == 4 and all(chart in whole for chart in charts)  # as that page draws them, at equal rows
+    assert "0.310 [0.250, 0.400]" in Reader(section).text and "Cost of an accepted row" in Reader(section).text
+    assert "No arm is marked as the best" in read.text
+    assert read.tags.count("dt") == 8 + 5  # the figures in short; each measure of the page is explained once
+
+
+def test_without_a_comparison_the_page_says_what_makes_one() -> None:
+    read = Reader(run_page(run(compare_by="bare compare --tables /data/bare --task arc <b>")))
+    assert "This makes and compares them: bare compare --tables /data/bare --task arc <b>" in read.text
+
+
 def test_a_histogram_of_other_bins_is_refused() -> None:
     with pytest.raises(InputError, match="counted in 40 bins"):
         run(cosines=[1, 2, 3])
@@ -228,9 +249,25 @@ def test_every_figure_of_every_arm_stands_on_the_page_at_each_basis() -> None:
 
 def test_chance_is_drawn_and_told_where_a_judge_was_asked() -> None:
     page = comparison_page(comparison(), title="T", task_description="D")
-    assert page.count(">chance 75.0%<") == 2 and "by chance is 75%, not half" in page
+    assert page.count(">chance 75.0%<") == 4 and "by chance is 75%, not half" in page
     unjudged = [row for row in comparison() if row.measure != "indistinguishability"]
     assert "chance" not in comparison_page(unjudged, title="T", task_description="D")
+
+
+def test_diversity_stands_against_quality_where_both_are_known() -> None:
+    page = comparison_page(comparison(), title="T", task_description="D")
+    said = re.findall(r"<desc>([^<]+)</desc>", page)
+    (against, _) = (each for each in said if "Indistinguishability (higher is better)" in each)
+    assert "base only: Indistinguishability (higher is better) 0.600 [0.500, 0.700], Mean cosine (lower is better) 0.300" in against
+    assert "chance: Indistinguishability" in against and "real rows: Mean" not in against  # the arm `real` isn't among these
+    real = [dataclasses.replace(row, arm="real") if row.arm == "real rows" else row for row in comparison()]
+    assert "real rows: Mean cosine (lower is better) 0.320" in comparison_page(real, title="T", task_description="D")
+    few = [row for row in comparison() if row.measure in ("mean_cosine", "accepted_rows")]
+    assert "Diversity against quality" not in comparison_page(few, title="T", task_description="D")
+    accepted = [*few, ComparisonRow("equal_rows", "base only", "acceptance", 0.5, 0.4, 0.6, 80)]
+    accepted.append(ComparisonRow("equal_rows", "none", "acceptance", 0.0, 0.0, 0.1, 80))
+    page = comparison_page(accepted, title="T", task_description="D")
+    assert page.count("<figcaption>Diversity against quality") == 1 and "one of the two isn&#x27;t known: none" in page
 
 
 def test_what_is_the_same_for_all_by_design_is_not_drawn() -> None:

@@ -1,5 +1,6 @@
 """Every page in a real browser, where there is one: nothing on its console, every chart drawn, light, dark, on a phone."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from evaluation.report import comparison_page as arms_page
 from evaluation.report import return_page
 from tests import browser
 from tests.helpers import settings
-from tests.test_bare_report import RUN, comparison
+from tests.test_bare_report import COMPARED, RUN, comparison
 from tests.test_compare import ARMS, MADE_FOR, tables
+from tests.test_demo_nights import changes
 from tests.test_roi import whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(browser.find() is None, reason="no Chromium on this machine")]
@@ -33,7 +35,8 @@ def pages(
     found = figures.gather(Run(settings(finished[0]), spark, Terminal()), by=("metadata.domain",))
     drawn = {
         "selection": selection_page(found),
-        "generation": run_page(RUN),
+        "night": selection_page(dataclasses.replace(found, changes=changes(20, breached=True))),
+        "generation": run_page(dataclasses.replace(RUN, compared=COMPARED)),
         "comparison": comparison_page(comparison(), title="Arms", task_description="Maths problems."),
         "arms": arms_page(compare(*tables(ARMS, examples=20), targets=MADE_FOR, replicates=200)),
         "return": return_page(whole()),
@@ -48,7 +51,7 @@ def pages(
 @pytest.mark.parametrize(
     ("name", "width", "dark"),
     [
-        ("selection", DESK, False), ("selection", DESK, True), ("selection", PHONE, False), ("generation", DESK, True),
+        ("selection", DESK, False), ("selection", DESK, True), ("selection", PHONE, False), ("generation", DESK, True), ("night", PHONE, True),
         ("generation", PHONE, False), ("comparison", PHONE, False), ("review", PHONE, False),
         ("arms", PHONE, True), ("arms", DESK, False), ("return", PHONE, False),
     ],

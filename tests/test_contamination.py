@@ -284,7 +284,7 @@ def test_a_test_row_that_cannot_be_read_stops_the_search(
     broken.write_text(json.dumps({"question": "fine"}) + "\n{\n")
     shutil.copytree(finished[0] / "tables", tmp_path / "tables")
     config = settings(finished[0], tables=str(tmp_path / "tables"), tests=(str(broken),))
-    with pytest.raises(InputError, match=r"test set .*arc\.jsonl, row 2: .*; correct it"):
+    with pytest.raises(InputError, match=r"test file .*arc\.jsonl, line 2: .*; correct it"):
         pipeline.run_stage("decontaminate", config, spark=spark)
     with pytest.raises(InputError, match=r"--tests: the corpus wasn't searched for them yet: run `betr decontaminate"):
         pipeline.run_stage("select", config, spark=spark)

@@ -115,7 +115,7 @@ def of_airflow() -> Iterator[Command]:
 
 
 def of_cron() -> Iterator[Command]:
-    script = (DEPLOY / "cron" / "nightly").read_text()
+    script = (DEPLOY / "cron" / "nightly").read_text().replace('"$@"', "--config night.yaml")
     yield from commands_in("\n".join(line for line in script.splitlines() if not line.startswith("#")))
 
 
@@ -129,9 +129,11 @@ def of_docs() -> Iterator[Command]:
     [(of_compose, 3), (of_databricks, 18), (of_kubernetes, 1), (of_airflow, 5), (of_cron, 1), (of_docs, 8)],
 )
 def test_every_command_line_is_one_that_the_programs_take(
-    source: Callable[[], Iterator[Command]], at_least: int
+    source: Callable[[], Iterator[Command]], at_least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = list(source())
+    (tmp_path / "night.yaml").write_text("sample: 100\n")  # the settings that nights are called with
+    monkeypatch.chdir(tmp_path)
     assert len(found) >= at_least
     for program, argv in found:
         try:
@@ -440,6 +442,8 @@ def test_the_night_of_cron_says_one_sentence_where_something_is_wrong(tmp_path: 
     assert said in done.stdout and done.stdout.count("\n") == bool(said)
     assert given(betr_)[:5] == ["run", "--tables", tables, "--documents", "/in"]
     assert Path(f"{tables}.log").read_text().endswith("betr run: no file matches\n")
+    run_script(DEPLOY / "cron" / "nightly", tables, "/in", "--config", "/a night.yaml", path=betr_.parent)
+    assert given(betr_)[:7] == ["run", "--config", "/a night.yaml", "--tables", tables, "--documents", "/in"]
 
 
 def test_a_night_that_overlaps_another_waits_and_then_leaves_with_a_sentence(tmp_path: Path) -> None:

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from betr.estimate import Machines, Prices, Term, documents_of, estimate_stages, fit_line, load_prices, recuts, stored
+from betr.estimate import (
+    Machines,
+    Prices,
+    Term,
+    documents_of,
+    estimate_stages,
+    fit_line,
+    load_prices,
+    pairs_of,
+    recuts,
+    stored,
+)
 from betr.trial import EstimateConfig
 from curation.errors import InputError
 
@@ -81,6 +92,35 @@ def test_an_uncertain_number_of_documents_widens_only_what_follows_from_it() -> 
         return total.high - total.low
 
     assert width(False) == pytest.approx(0, abs=1e-6) and width(True) == pytest.approx(2 * 1.96 * 0.1 * 1000)
+
+
+def test_an_uncertain_amount_widens_the_interval_by_itself() -> None:
+    term = Term("deduplicate", "pairs compared", XS, [1e-3 * x for x in XS], 1e6, speedup=2, spread=0.3)
+    _, total = estimate_stages([term], {}, machines=ONE, prices=FREE)
+    assert total.seconds == pytest.approx(500) and total.high - total.low == pytest.approx(2 * 1.96 * 0.3 * 500)
+
+
+@pytest.mark.parametrize("partners", [0.02, 0.3])
+def test_pairs_of_a_corpus_follow_from_those_inside_slices(partners: float) -> None:
+    """Documents that have one copy somewhere in the corpus: slices see few of the pairs, and on average all are told."""
+    documents, size, chance = 40_000, 4_000, np.random.default_rng(3)
+    pairs = round(partners * documents / 2)
+    told, inside = [], 0
+    for _ in range(60):
+        ends = chance.permutation(documents)[: 2 * pairs].reshape(pairs, 2)
+        part = chance.permutation(documents)
+        slices = [(size, int(np.isin(ends, part[k * size : (k + 1) * size]).all(axis=1).sum())) for k in range(4)]
+        found, spread = pairs_of(documents, slices)
+        told.append(found)
+        inside += abs(found - pairs) <= 1.96 * spread * found
+    assert np.mean(told) == pytest.approx(pairs, rel=0.12) and inside >= 50
+
+
+def test_no_document_is_taken_to_be_compared_more_than_about_once_and_none_found_is_not_none_there() -> None:
+    assert pairs_of(1e6, [(1_000, 999)] * 4)[0] == pytest.approx(1e6)  # each slice one cluster
+    found, spread = pairs_of(1e4, [(1_000, 0)] * 4)
+    assert 0 < found < 20 and spread > 0.5
+    assert pairs_of(1e6, [(1, 0)]) == (0.0, 0.0)
 
 
 def test_documents_follow_from_bytes_and_differ_as_the_slices_do() -> None:

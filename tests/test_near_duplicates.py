@@ -146,7 +146,7 @@ def test_what_can_find_nothing_is_refused(wrong: dict[str, float], sentence: str
 
 @pytest.mark.parametrize("given", ["words=3", "bands=1.5", "threshold", "ngram="])
 def test_a_setting_that_is_no_name_and_number_is_refused(given: str) -> None:
-    with pytest.raises(InputError, match=f"--near reads NAME=NUMBER; got '{given}'; names are threshold, ngram, bands, seed"):
+    with pytest.raises(InputError, match=f"--near reads NAME=NUMBER with a whole number, but for the threshold; got '{given}'; names are threshold, ngram, bands, seed"):
         near.parse_near([given])
 
 

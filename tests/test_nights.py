@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 from pyspark.sql import SparkSession
 
 from betr import pipeline
+from betr.changes import changes_of
 from betr.config import RunConfig
-from betr.tables import CORPUS_SCORES, DRIFT, SELECTIONS
+from betr.run import Run
+from betr.tables import CORPUS_SCORES, COVERAGE, DRIFT, SELECTIONS
 from curation.errors import DriftError
+from curation.progress import Terminal
 from curation.tables import Tables
 from tests.helpers import demo_documents, settings, write_lines
 
@@ -71,6 +75,45 @@ def test_what_moved_is_measured_against_the_rows(
     assert {row["compared_with"] for row in rows} == {finished[1]["selection"]["selection_id"]}
     page = Path(second["page"]).read_text()
     assert "Since the last run" in page and drift["psi"]["said"].split(":")[1].strip() in page
+
+
+def test_what_a_night_changed_is_that_of_the_rows(
+    second: dict[str, Any], night: RunConfig, finished: tuple[Path, dict[str, Any]], spark: SparkSession
+) -> None:
+    run = Run(night, spark, Terminal())
+    found = changes_of(run, run.needs("select"))
+    assert found is not None
+    first, cut = finished[1]["selection"], second["selection"]
+    for side, told in ((found.before, first), (found.now, cut)):
+        assert {name: getattr(side, name) for name in told if name != "keep"} == {n: v for n, v in told.items() if n != "keep"}
+    tables = Tables(spark, night.tables)
+    scores = {row["doc_id"]: row["score"] for row in tables.read(CORPUS_SCORES).collect()}
+    kept = sum(scores[row["id"]] >= first["threshold"] for row in demo_documents(600, 660))
+    came = found.arrived
+    assert (came.files, came.rows, sum(came.rejected.values()), came.duplicates) == (1, 61, 1, 0)
+    assert (came.documents, came.kept) == (60, kept) and 0 < kept < 60
+    sources = Counter(row["source"] for row in demo_documents(600, 660))
+    assert {name: n for name, (n, _) in came.sources.items()} == sources
+    assert sum(k for _, k in came.sources.values()) == kept
+    assert {each.stage: each.rows_out for each in found.work} == {
+        "import": 60, "score": 60, "select": cut["kept_documents"], "cover": 6, "watch": 5}
+    assert found.unchanged == ("targets", "sample", "embed", "rank", "train")
+    assert list(found.measures) == second["drift"] and found.breached == tuple(m for m in second["drift"] if m["breached"])
+    rows = tables.read(COVERAGE).collect()
+    for each in found.coverage:
+        for column, was, is_ in (("similarity", each.before, each.now), ("selected_similarity", each.kept_before, each.kept_now)):
+            for told, selection_id in ((was, first["selection_id"]), (is_, cut["selection_id"])):
+                values = [r[column] for r in rows if (r["selection_id"], r["benchmark"]) == (selection_id, each.benchmark)]
+                there = sorted(value for value in values if value is not None)
+                assert (told is None) == (not there)
+                assert told is None or there[0] <= told <= there[-1]
+    page = Path(second["page"]).read_text()
+    assert f"Since the last run 60 documents came in; {kept} of them are kept" in page
+    order = ('id="in-short"', "Beside version 1 of this selection", 'id="from-rows-to-a-selection"')
+    assert [page.index(each) for each in order] == sorted(page.index(each) for each in order)
+    assert "nothing to do for targets, sample, embed, rank, train" in page and "the only ones that were scored" in page
+    (before,) = (each for each in run.all("select") if each.key == first["selection_id"])
+    assert changes_of(run, before) is None  # nothing came before it
 
 
 def test_a_breach_fails_with_its_own_exit_code_once_all_is_written(

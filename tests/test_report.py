@@ -61,6 +61,10 @@ def everything(text: str) -> str:
         report.bar_chart(text, [point], note=text), report.intervals(text, [point], reference=Reference(0.75, text), note=text),
         report.histogram(text, [0, 1, 2], {text: [1, 2], "other": [0, 1]}, x_label=text, note=text),
         report.line_chart(text, {text: [(0, point), (1, point)], "other": [(0, point)]}, x_label=text, reference=Reference(0.1, text)),
+        report.scatter(
+            text, {text: (point, point), "other": (point, Point("", None))}, x_label=text, y_label=text, note=text,
+            x_reference=Reference(0.1, text), y_reference=Reference(0.2, text),
+        ),
         report.heat_map(text, [text, "b"], [text, "d"], {(0, 0): point, (1, 1): point}, outlined=[(0, 0)], note=text),
     ]  # fmt: skip
     return report.page(text, [Section(text, blocks), Section(text, [report.beside(*blocks)]), Section("end", [])], lead=text)
@@ -220,6 +224,35 @@ def test_bars_begin_at_zero_and_are_as_long_as_their_figures() -> None:
     assert [e.text for e in root.iter(SVG + "text") if e.text in ("10.00", "5.000", "−5.000", "–")] == ["10.00", "5.000", "−5.000", "–"]
 
 
+def test_one_measure_against_another_is_drawn_to_scale_on_both_axes() -> None:
+    places = {"a": (0.2, 4.0), "b": (0.4, 2.0), "c": (0.8, 3.0)}
+    points = {name: (Point("", x, x - 0.1, x + 0.1), Point("", y, y - 1, None if name == "c" else y + 1)) for name, (x, y) in places.items()}
+    chart = report.scatter(
+        "t", {**points, "unknown": (Point("", None), Point("", 1.0))}, x_label="quality", y_label="likeness", x_share=True,
+        x_reference=Reference(0.6, "chance"), y_reference=Reference(3.0, "real rows"),
+    )  # fmt: skip
+    root = svg_of(chart)
+    across, up = [], []
+    for k in range(3):
+        lines = numbers(root, "line", "x1", "y1", "x2", "y2", kind=f"c{k} line")
+        across.append(next((x1, x2) for x1, y1, x2, y2 in lines if y1 == y2 and x2 - x1 > 11))
+        up.append(next((y1, y2) for x1, y1, x2, y2 in lines if x1 == x2 and abs(y1 - y2) > 11))
+    assert numbers(root, "line", "x1", kind="c3 line") == []  # what isn't known of one of the two
+    per_x = (across[2][1] - across[0][0]) / 0.8
+    for (x, _), (x1, x2) in zip(places.values(), across, strict=True):
+        assert (x2 - x1, x1 - across[0][0]) == pytest.approx((0.2 * per_x, (x - 0.2) * per_x), abs=0.1)
+    per_y = (up[0][0] - up[0][1]) / 2  # upwards is more
+    for (_, y), (y1, y2) in zip(places.values(), up, strict=True):
+        assert up[0][0] - y1 == pytest.approx((y - 4) * per_y, abs=0.1) and y1 > y2
+    assert up[2][1] == min(y for (y,) in numbers(root, "line", "y2", kind="c2 line"))  # an open end runs to the edge
+    (chance, real) = numbers(root, "line", "x1", "y1", "x2", "y2", kind="ref")
+    assert chance[0] == chance[2] == pytest.approx(across[0][0] + 0.5 * per_x, abs=0.1)
+    assert real[1] == real[3] == pytest.approx(up[0][0], abs=0.1)
+    text = "".join(root.itertext())
+    assert "chance 60.0%" in text and "real rows 3.000" in text and "unknown" in text and "upwards: likeness" in chart
+    assert "a: quality 0.200 [0.100, 0.300], likeness 4.000 [3.000, 5.000]" in (root[1].text or "")
+
+
 def test_the_line_to_compare_with_is_drawn_where_its_value_is() -> None:
     chart = report.intervals("t", [Point("a", 0.5, 0.5, 0.5), Point("b", 1.0, 1.0, 1.0)], reference=Reference(0.75, "chance"), share=True)
     root = svg_of(chart)
@@ -313,6 +346,11 @@ def test_long_labels_are_cut_and_whole_where_one_points() -> None:
         (lambda: report.histogram("t", [0, 0], {"a": [1]}), "at least two edges, ascending"),
         (lambda: report.line_chart("t", {"a": [(1, Point("", 1.0)), (1, Point("", 2.0))]}), "must ascend in x"),
         (lambda: report.line_chart("t", {str(k): [] for k in range(7)}), "got 7. Split it"),
+        (lambda: report.scatter("t", {}, x_label="x", y_label="y"), "from 1 to 6 series; got 0"),
+        (
+            lambda: report.scatter("t", {"a": (Point("", 1.0), Point("", 1.0, 2.0, 3.0))}, x_label="x", y_label="y"),
+            "chart t, a: a point is a finite number within its interval",
+        ),
     ],
 )
 def test_a_chart_of_nonsense_is_refused(draw: Callable[[], Html], message: str) -> None:
@@ -322,6 +360,7 @@ def test_a_chart_of_nonsense_is_refused(draw: Callable[[], Html], message: str) 
 
 def test_charts_of_nothing_are_drawn_empty() -> None:
     for chart in (report.bar_chart("t", []), report.intervals("t", [Point("a", None)]), report.histogram("t", [0, 1], {"a": [0]}),
+                  report.scatter("t", {"a": (Point("", None), Point("", 1.0))}, x_label="x", y_label="y"),
                   report.line_chart("t", {"a": []}), report.line_chart("t", {"a": [(3, Point("", 0.5, 0.5, 0.5))]})):  # fmt: skip
         assert svg_of(chart)[0].text == "t"
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
+from rich.console import Console
 
 from curation import session, worker_daemon
 from curation.errors import InputError, MissingExtraError, explain
@@ -146,6 +147,37 @@ def test_plain_lines_where_it_is_no_terminal(monkeypatch: pytest.MonkeyPatch) ->
         ("2", "20"), ("4", "40"), ("8", "80"), ("10", "100"),
     ]  # fmt: skip
     assert [clock(s) for s in (0.4, 59, 61, 3599, 3600, 11_045)] == ["0s", "59s", "1m01s", "59m59s", "1h00m", "3h04m"]
+
+
+def test_stages_with_long_names_say_what_they_say_in_one_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("curation.progress.PLAIN_EVERY_SECONDS", 0.0)
+    terminal = Terminal(out)
+    terminal.make_room(["arm/direct/train", "arm/random"])
+    terminal.make_room(["score"])  # shorter ones take nothing back
+    for name in ("arm/direct/train", "arm/random", "score"):
+        with terminal.stage(name, total=2, unit="documents") as stage:
+            stage.advance(1)
+        terminal.line_of(name, "done")
+    lines = out.getvalue().splitlines()
+    assert [line[:17].rstrip() for line in lines] == [n for n in ("arm/direct/train", "arm/random", "score") for _ in range(2)]
+    assert all(line[16] == " " and line[17] != " " for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_bars_of_long_names_stay_on_one_line_each(width: int) -> None:
+    terminal = Terminal(io.StringIO())
+    terminal.console = Console(width=width, force_terminal=True, color_system=None, file=io.StringIO())
+    terminal.bars = True
+    terminal.make_room(["arm/direct/train"])
+    with terminal.stage("arm/direct/train", total=12_345_678, unit="documents") as one, terminal.stage("score", total=9, unit="rows"):
+        one.advance(1_234_567)
+        assert terminal._bar is not None
+        shown = Console(width=width, color_system=None, file=io.StringIO())
+        shown.print(terminal._bar.get_renderable())
+    long, short = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert long.startswith("arm/direct/train ") and short.startswith("score            ")
+    assert "1,234,567/12,345,678 documents" in long and long.index("1,234,567") == short.index("0/9 rows")
 
 
 def test_a_bar_with_rows_rate_and_time_left_on_a_terminal() -> None:
