@@ -34,7 +34,7 @@ def build(setup: Setup) -> Question:
 
 def _targets(measured: Measured) -> list[Target]:
     alone, ours = measured.median("products alone"), measured.median("ours")
-    note = f"the model's products alone, in the same shapes: {alone:.1f} of {ours:.1f} s, {measured.x_peer('products alone'):.1f} x"
+    note = f"the model's products alone, in the same shapes, take {alone:.1f} of {ours:.1f} s"
     return [Target("generation, CPU, same rows", measured.x_peer("ours"), "x one by one", at_least=6, note=note)]
 
 
@@ -117,9 +117,9 @@ def compare(
         ],
         check,
         targets,
-        note="Products alone multiplies what one run of ours multiplies, in the same shapes and order, and does nothing "
-        f"else. Weights read reads every weight once for each step of {ours.decoder.width} rows. Tokens count as if no "
-        "row ended early: the rows are the same.",
+        note="Products alone multiplies what one run of ours multiplies, in the same shapes and order, and no more. "
+        f"Weights read reads every weight once for each step of {ours.decoder.width} rows. Tokens count as if no row "
+        "ended early: the rows are the same.",
         packages=("transformers", "torch"),
         repeats=3,
         warm_up=0,
@@ -128,7 +128,7 @@ def compare(
 
 @contextmanager
 def _recorded(model: Any, seen: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
-    """Keep each product of a weight matrix that the body makes: the weight, and rows of the same shape as its input's."""
+    """Keep each product of a weight matrix that the body makes: the weight, and rows of its input's shape."""
     of_shape: dict[tuple[int, ...], torch.Tensor] = {}
 
     def keep(module: Any, inputs: tuple[torch.Tensor, ...], _: Any) -> None:

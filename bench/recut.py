@@ -79,8 +79,8 @@ def build(setup: Setup) -> Question:
         ],
         check,
         targets,
-        note="`betr run` once, with the sample that it takes by default, then `betr select` with another budget each time. "
-        "The full run grows with the corpus and the sample; a cut reads scores alone.",
+        note="`betr run` once, with the sample that it takes by default, then `betr select` with another budget each "
+        "time. The full run grows with the corpus and the sample; a cut reads scores alone.",
         packages=("pyspark", "delta-spark"),
         repeats=5,
         warm_up=0,
