@@ -5,14 +5,26 @@ Plain data in (compare.py, roi.py), a self-contained page out; the frame and the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from curation import report
 from curation.progress import clock
 from curation.report import COLOURS, Html, Point, Reference, Section, number, percent
-from evaluation import after_finetuning, roi
-from evaluation.compare import Comparison, Gain, Loss, Words, bits, place, points, words
-from evaluation.filter_law import FilterLaw, beside
+from evaluation import after_finetuning, filter_law, roi
+from evaluation.compare import (
+    Comparison,
+    Gain,
+    Loss,
+    Words,
+    bits,
+    overall_gains,
+    place,
+    points,
+    token_words,
+    words,
+)
+from evaluation.filter_law import FilterLaw
 from evaluation.laws import Laws
 from evaluation.repetition import ASSUMED, repetition
 from evaluation.scaling import Estimate
@@ -35,24 +47,28 @@ SMALL = (
 
 def comparison_page(
     found: Comparison, *, title: str = "", ours: str | None = None, laws: Laws | None = None,
-    filter_law: FilterLaw | None = None, reach: Mapping[str, float] | None = None, tuned: Comparison | None = None,
+    kept: FilterLaw | None = None, reach: Mapping[str, float] | None = None, tuned: Comparison | None = None,
+    by_tokens: Sequence[Comparison] = (),
 ) -> str:  # fmt: skip
     """The whole page, the answer first. ours: the arm whose defeats are listed; None: all but the baseline.
 
-    laws, filter_law: fitted through the runs, where there are; reach: arm -> unique tokens of its selection; tuned: the
-    same models after fine-tuning.
+    laws, kept (the best share to keep): fitted through the runs, where there are; reach: arm -> unique tokens of its
+    selection; tuned: the same models after fine-tuning; by_tokens: `compare.by_tokens`, of which `found` is the last.
     """
     said = words(found, ours=ours)
+    more, turned = token_words(by_tokens)
+    said = dataclasses.replace(said, told=(*said.told, *more), against=(*said.against, *turned))
     sections = [
         Section("In short", _short(found, said)),
         Section("What goes against it", _against(said)),
         Section(f"Gain over {found.baseline}", _gains(found)),
         *([Section("Each target on each benchmark", _matrix(found))] if found.cells else []),
         Section("Loss by size", _losses(found)),
+        *([Section("Gain by tokens", _by_tokens(by_tokens))] if len(by_tokens) > 1 else []),
         *([Section("Right answers", _accuracy(found))] if found.accuracies else []),
         *([Section("After fine-tuning", _tuned(found, tuned))] if tuned else []),
         *([Section("Laws and the compute saved", _laws(laws))] if laws else []),
-        *([Section("How much to keep", _filter_law(filter_law))] if filter_law else []),
+        *([Section("How much to keep", _filter_law(kept))] if kept else []),
         *([Section("How far the selections reach", _reach(reach))] if reach else []),
         Section("Runs and what they took", _runs(found)),
         Section("What this can't tell", [report.bullets(said.limits), report.bullets(SMALL)]),
@@ -257,6 +273,34 @@ def _losses(found: Comparison) -> list[Html]:
     return [*blocks, report.paragraph(told, kind="quiet")]
 
 
+def _by_tokens(each: Sequence[Comparison]) -> list[Html]:
+    found, counts = each[-1], [e.sizes[-1].tokens for e in each]
+    gains = [{g.arm: g for g in overall_gains(e) if g.benchmark is None or len(e.examples) == 1} for e in each]
+    best = sorted(gains[-1], key=lambda arm: (-gains[-1][arm].gain, arm))
+    lines = {
+        arm: [
+            (count / 1e6, Point(number(count), g.gain, g.joint_low, g.joint_high))
+            for count, at in zip(counts, gains, strict=True)
+            if (g := at.get(arm)) is not None
+        ]
+        for arm in best[:COLOURS]
+    }
+    rows = [
+        (arm, *(bits(g.gain, g.joint_low, g.joint_high) if (g := at.get(arm)) else report.ABSENT for at in gains))
+        for arm in best
+    ]
+    note = "bits per byte; bands: all gains of a number of tokens at once"
+    caption = f"Size {_last(found)}: bits per byte fewer than {found.baseline}, by tokens that models were trained on"
+    return [
+        report.line_chart(
+            f"Gain over {found.baseline} by tokens", lines, x_label="million tokens", note=note,
+            reference=Reference(0.0, found.baseline),
+        ),
+        report.table(["arm", *(f"{number(count)} tokens" for count in counts)], rows, caption=caption),
+        report.paragraph("A shorter run is a run of its own: its learning rate falls sooner.", kind="quiet"),
+    ]  # fmt: skip
+
+
 def _accuracy(found: Comparison) -> list[Html]:
     mine = [a for a in found.accuracies if a.size == _last(found)]
     charts = [
@@ -322,21 +366,23 @@ def _estimate(each: Estimate | None) -> str:
 
 def _filter_law(found: FilterLaw) -> list[Html]:
     if found.reason:
-        return [report.paragraph(f"Not told by these {found.runs} runs: {found.reason}.", kind="note")]
-    rows = [(name, f"{flops:.2e}", _percent(share)) for name, flops, share in beside(found, found.computes)]
-    law = f"{_estimate(found.factor)} x FLOPs^{_estimate(found.exponent)} percent of the tokens"
-    headers = ["law", "FLOPs", "best share to keep, percent"]
-    return [
-        report.paragraph(f"Through {found.runs} runs: {law}."),
-        report.table(headers, rows, caption="Beside the paper's laws"),
+        return [report.paragraph(filter_law.words(found)[0], kind="note")]
+    rows = [
+        (name, f"{flops:.2e}", "beyond those tried" if share is None else filter_law.shares(share))
+        for name, flops, share in filter_law.beside(found, found.computes)
     ]
-
-
-def _percent(share: Estimate | None) -> str:
-    if share is None:
-        return report.ABSENT
-    ends = (None if end is None else 100 * end for end in (share.low, share.high))
-    return _estimate(Estimate(100 * share.value, *ends))
+    law = f"percent = {_estimate(found.factor)} x FLOPs^{_estimate(found.exponent)}"
+    tried = ", ".join(percent(rate) for rate in found.rates)
+    headers = ["law", "FLOPs", "best share of the tokens to keep"]
+    return [
+        report.bullets(filter_law.words(found)),
+        report.table(headers, rows, caption=f"Beside the paper's laws. Tried: {tried}. Own: {law}"),
+        report.paragraph(
+            "All runs of a compute train on equal tokens: what keeps little is read several times, so that the best "
+            "share is also the one that still has enough to read.",
+            kind="quiet",
+        ),
+    ]
 
 
 def _tuned(found: Comparison, tuned: Comparison) -> list[Html]:
