@@ -91,7 +91,7 @@ class ArmsConfig:
     arms: tuple[str, ...] = option(
         ["random", "direct", "dsir", "betr"],
         "ways to choose the tokens: random, betr (the main line), betr:HEAD (one benchmark's head), direct, quality, "
-        "dsir, soft:TEMPERATURE, bare:SHARE, keep:SHARE (the main line's choice at this share of all tokens, for the best "
+        "dsir, soft:TEMPERATURE, bare:SHARE, keep:SHARE (the main line at this share of all tokens: for the best "
         "filter rate)",
         stages="arms",
         many=True,

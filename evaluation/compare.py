@@ -508,7 +508,9 @@ def _accuracy(
                  if b not in able]  # fmt: skip
     if not able:
         return (), (), left_out
-    others = [(arm, b) for arm in panel.arms if arm != baseline for b in able]
+    # Where every benchmark with choices is told, so is their average, of one as of many.
+    places: list[str | None] = [*able, *([None] if able == known else [])]
+    others = [(arm, b) for arm in panel.arms if arm != baseline for b in places]
     weights = np.stack([_weight(panel, arm, b) - _weight(panel, baseline, b) for arm, b in others])
     compared = contrasts(panel, drawn, weights, level=level)
     gains = tuple(_gain(compared, k, size, arm, baseline, b) for k, (arm, b) in enumerate(others))
@@ -606,9 +608,9 @@ def _told(found: Comparison, last: Size, overall: Sequence[Gain]) -> Iterator[st
             yield f"{stands}: its own benchmark is surely its win."
         elif diagonal.low == 1:
             yield f"{stands}: it may be the best there, or not."
-    for gain in (g for g in found.accuracy_gains if g.size == last.size and g.verdict in ("better", "worse")):
+    for gain in (g for g in right_answers(found) if g.verdict in ("better", "worse")):
         more = f"{points(gain.gain, gain.joint_low, gain.joint_high)} percentage points"
-        yield f"Right answers on {gain.benchmark}: {gain.arm} has {more} more than {gain.over}."
+        yield f"Right answers on {place(gain.benchmark)}: {gain.arm} has {more} more than {gain.over}."
 
 
 def _rank(diagonal: Diagonal) -> str:
@@ -665,6 +667,13 @@ def overall_gains(found: Comparison) -> list[Gain]:
     """The gains at the largest size on the average of the benchmarks, or on the only one."""
     mine = [g for g in found.gains if g.size == found.sizes[-1].size]
     return [g for g in mine if g.benchmark is None] or mine
+
+
+def right_answers(found: Comparison) -> list[Gain]:
+    """The gains in right answers at the largest size, without the average of one benchmark."""
+    mine = [g for g in found.accuracy_gains if g.size == found.sizes[-1].size]
+    many = len({g.benchmark for g in mine} - {None}) > 1
+    return [g for g in mine if g.benchmark is not None or many]
 
 
 def turned(gain: Gain) -> Gain:

@@ -128,10 +128,18 @@ class RoiConfig:
     tables: str = option("", "where the tables are, after `evaluate compare`", stages="all")
     arm: str = option("betr", "the arm whose gain it is", stages="roi")
     prices: str | None = option(
-        None, "YAML with `currency` and `machines` (core_hour, gpu_hour), as for `betr estimate`", stages="roi"
+        None,
+        "YAML with `currency`, `machines` (core_hour, gpu_hour) and, for --bare, `models`, as for `betr estimate` and "
+        "`bare estimate`",
+        stages="roi",
     )
-    cores: int | None = option(None, "cores that the stages held; default: this session's", stages="roi")
-    gpus: int = option(0, "GPUs that embedding held", stages="roi")
+    bare: str | None = option(
+        None, "tables of `bare run`, whose drafts, refinements and judgements are part of the cost", stages="roi"
+    )
+    cores: int | None = option(
+        None, "cores that the stages held; default: this session's. Small models: as their runs recorded", stages="roi"
+    )
+    gpus: int = option(0, "GPUs that embedding held. Small models: as their runs recorded", stages="roi")
     times_a_year: float = option(0.0, "how often a year it is selected again", stages="roi")
     repeated: tuple[str, ...] = option(
         ["import=1", "score=1", "select=1", "cover=1"],

@@ -21,6 +21,7 @@ from evaluation.arm_config import parse_arm
 from evaluation.config import EvaluationConfig, RoiConfig
 from evaluation.proxy import FINETUNED
 from evaluation.report import comparison_page, return_page
+from evaluation.scaling import REPLICATES
 
 
 def evaluate(run: Run, config: EvaluationConfig) -> tuple[list[Row], Outcome]:
@@ -95,8 +96,14 @@ def judge(run: Run, trained: Outcome, *, level: float) -> Judged:
     return judge_tables(there.runs, there.evaluations, chance=compare.chance_of(there.held_out), level=level)
 
 
-def judge_tables(runs: pd.DataFrame, evaluations: pd.DataFrame, *, chance: Mapping[str, float], level: float) -> Judged:
-    """The comparison at each number of tokens (`runs.asked`), the laws through all runs, the best share to keep."""
+def judge_tables(
+    runs: pd.DataFrame, evaluations: pd.DataFrame, *, chance: Mapping[str, float], level: float,
+    replicates: int = REPLICATES,
+) -> Judged:  # fmt: skip
+    """The comparison at each number of tokens (`runs.asked`), the laws through all runs, the best share to keep.
+
+    replicates: of the laws.
+    """
     asked, arms = set(evaluations["benchmark"]), set(runs["arm"])
     heads = {arm: arm.partition(":")[2] for arm in sorted(arms) if arm.startswith("betr:")}
     settings: dict[str, Any] = {
@@ -108,8 +115,10 @@ def judge_tables(runs: pd.DataFrame, evaluations: pd.DataFrame, *, chance: Mappi
         most = runs[runs["asked"] == runs["asked"].max()]
         tuned = compare.compare(most, evaluations, phase=FINETUNED, **settings)
     keeps = {arm: parse_arm(arm).number for arm in sorted(arms) if arm.startswith("keep:")}
-    kept = filter_law.of_runs(runs, evaluations, keeps, level=level) if keeps else None
-    fitted = laws.fit_arms(runs, evaluations, baseline=compare.BASELINE, chance=chance, level=level)
+    kept = filter_law.of_runs(runs, evaluations, keeps, level=level, replicates=replicates) if keeps else None
+    fitted = laws.fit_arms(
+        runs, evaluations, baseline=compare.BASELINE, chance=chance, level=level, replicates=replicates
+    )
     return Judged(each, tuned, fitted, kept)
 
 

@@ -21,6 +21,7 @@ from evaluation.compare import (
     overall_gains,
     place,
     points,
+    right_answers,
     token_words,
     words,
 )
@@ -313,9 +314,8 @@ def _accuracy(found: Comparison) -> list[Html]:
         for benchmark in dict.fromkeys(a.benchmark for a in mine)
     ]
     rows = [
-        (g.arm, g.benchmark, points(g.gain, g.joint_low, g.joint_high), _verdict(g))
-        for g in found.accuracy_gains
-        if g.size == _last(found)
+        (g.arm, place(g.benchmark), points(g.gain, g.joint_low, g.joint_high), _verdict(g))
+        for g in right_answers(found)
     ]
     headers = ["arm", "on", f"percentage points more than {found.baseline}", "verdict"]
     return [*([report.beside(*charts)] if charts else []), *([report.table(headers, rows)] if rows else [])]
@@ -451,22 +451,55 @@ def return_page(found: roi.Return, *, title: str = "What the selection costs and
     return report.page(title, sections, lead=said.gain[0])
 
 
+# What a stage does, in words of no trade.
+DOES = {
+    "import": "reads the documents",
+    "targets": "reads the tasks' examples",
+    "sample": "draws a sample of the documents",
+    "embed": "turns sample and examples into vectors of meaning",
+    "rank": "finds the documents nearest to each example",
+    "train": "teaches a fast judge what is near",
+    "score": "lets it judge every document",
+    "deduplicate": "finds near-copies",
+    "decontaminate": "finds documents that hold test questions",
+    "select": "keeps the best documents",
+    "cover": "tells which examples the kept documents serve",
+    "watch": "tells what moved since the last time",
+    "export": "writes the documents for training",
+    "held-out": "reads the questions that models are asked",
+    "proxies": "trains small models and asks them",
+    "bare/draft": "a model drafts new examples",
+    "bare/refine": "a model makes the drafts good",
+    "bare/judge": "a model tells drafts from real ones",
+}
+
+
+def _does(stage: str) -> str:
+    kind, _, rest = stage.partition("/")
+    arm = rest.removesuffix("/train").removesuffix("/score")
+    return DOES.get(stage, f"chooses in another way: {arm}" if kind == "arm" else report.ABSENT)
+
+
 def _bought(found: roi.Return, said: roi.Words) -> list[Html]:
-    rows = [
-        (
-            g.name, f"{roi.figure(g.gain)} {roi.UNITS[g.unit]}", roi.money(g.cost, found.currency),
-            report.ABSENT if g.each is None else roi.figure(g.each), ", ".join(stage for stage, _ in g.stages),
-        )
-        for g in found.gains
-    ]  # fmt: skip
     headers = ["gain", "how much", "cost", f"gain for each {found.currency}", "paid by the stages"]
-    blocks = [report.bullets(said.gain), report.table(headers, rows)]
-    if any(g.unit == "bits" for g in found.gains):
+    blocks = [report.bullets(said.gain), report.table(headers, [_priced(g, found.currency) for g in found.gains])]
+    if len(found.ways) > 1:
+        caption = "Every way to choose that was compared: what it would cost alone, by all the stages that it needs"
+        rows = [_priced(g, found.currency) for g in sorted(found.ways, key=lambda g: (-g.gain.value, g.name))]
+        blocks.append(report.table(headers, rows, caption=caption))
+    if any(g.unit == "bits" for g in (*found.gains, *found.ways)):
         told = (
             "Bits a byte say how well a model foresees right answers: fewer are better, and a gain is how many fewer."
         )
         blocks.append(report.paragraph(told, kind="quiet"))
     return blocks
+
+
+def _priced(g: roi.PerCost, currency: str) -> tuple[str, ...]:
+    return (
+        g.name, f"{roi.figure(g.gain)} {roi.UNITS[g.unit]}", roi.money(g.cost, currency),
+        report.ABSENT if g.each is None else roi.figure(g.each), ", ".join(stage for stage, _ in g.stages),
+    )  # fmt: skip
 
 
 def _spent(found: roi.Return, said: roi.Words) -> list[Html]:
@@ -476,23 +509,38 @@ def _spent(found: roi.Return, said: roi.Words) -> list[Html]:
             ("selecting once more", roi.money(found.running.once, found.currency)),
             ("a year", roi.money(found.running.a_year, found.currency)),
         ]
+    by_part = [
+        (
+            p.part, p.core_hours, p.gpu_hours, p.tokens or report.ABSENT, roi.money(p.cost, found.currency),
+            percent(p.cost / found.total if found.total else None),
+        )
+        for p in found.parts
+    ]  # fmt: skip
     again = dict(found.running.stages) if found.running is not None else {}
     rows = [
         (
-            s.stage, s.runs, s.core_hours, s.gpu_hours, s.tokens, roi.money(s.money, found.currency),
+            s.part, s.stage, _does(s.stage), s.runs, clock(s.seconds), s.core_hours, s.gpu_hours,
+            s.tokens or report.ABSENT, roi.money(s.money, found.currency) if s.money else report.ABSENT,
             roi.money(s.cost, found.currency), percent(s.cost / found.total if found.total else None),
             roi.money(again[s.stage], found.currency) if s.stage in again else report.ABSENT,
         )
         for s in found.stages
     ]  # fmt: skip
-    headers = [
-        "stage", "runs", "core-hours", "GPU-hours", "tokens", "paid beside machines", "cost", "share",
-        "each time again",
-    ]  # fmt: skip
+    headers = ["core-hours", "GPU-hours", "tokens"]
     chart = report.bar_chart(
-        "Cost by stage", [Point(s.stage, s.cost) for s in found.stages], note=f"in {found.currency}, all runs"
+        "Cost by part", [Point(p.part, p.cost) for p in found.parts], note=f"in {found.currency}, all runs"
     )
-    return [report.figures(cards), report.bullets(said.running), report.beside(chart), report.table(headers, rows)]
+    return [
+        report.figures(cards), report.bullets(said.running), report.beside(chart),
+        report.table(["part", *headers, "cost", "share"], by_part, caption="All that was done, by part"),
+        report.table(
+            [
+                "part", "stage", "what it does", "runs", "time", *headers, "paid beside machines", "cost", "share",
+                "each time again",
+            ],
+            rows, caption="By stage",
+        ),
+    ]  # fmt: skip
 
 
 def _worth(found: roi.Return, said: roi.Words) -> list[Html]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bare.cost import Price
 from curation.errors import InputError
 from evaluation import roi
 from evaluation.report import return_page
@@ -36,11 +37,11 @@ from tests.test_report import Reader
 PRICES = PriceTable(core_hour=0.05, gpu_hour=2.0, currency="EUR")
 LEDGER = pd.DataFrame(
     [
-        ("embed", 3600.0, 4.0, 1.0, None, None),
-        ("embed", 1800.0, 4.0, 1.0, None, None),
-        ("score", 7200.0, 16.0, 0.0, None, None),
-        ("draft", 0.0, 0.0, 0.0, 2_000_000, 30.0),
-        ("proxy", 3600.0, 8.0, 0.0, 5_000_000, None),
+        ("choosing", "embed", 3600.0, 4.0, 1.0, None, None),
+        ("choosing", "embed", 1800.0, 4.0, 1.0, None, None),
+        ("choosing", "score", 7200.0, 16.0, 0.0, None, None),
+        ("writing", "draft", 0.0, 0.0, 0.0, 2_000_000, 30.0),
+        ("small models", "proxy", 3600.0, 8.0, 0.0, 5_000_000, None),
     ],
     columns=roi.COLUMNS,
 )
@@ -93,7 +94,7 @@ def test_one_price_file_serves_estimate_and_roi(tmp_path: Path) -> None:
     file = tmp_path / "prices.yaml"
     file.write_text("currency: EUR\nmachines: {core_hour: 0.05}\nmodels: {m: {per_hour: 1}}\n")
     found = roi.load_prices(str(file))
-    assert found == PriceTable(core_hour=0.05, gpu_hour=None, currency="EUR")
+    assert found == PriceTable(core_hour=0.05, gpu_hour=None, currency="EUR", models={"m": Price(per_hour=1)})
     file.write_text("currency: EUR\n")
     with pytest.raises(InputError, match="must hold `machines`"):
         roi.load_prices(str(file))
@@ -110,8 +111,8 @@ def test_one_price_file_serves_estimate_and_roi(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_ledger_that_leaves_a_cost_open_is_refused(row: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        costs(pd.DataFrame([*LEDGER.itertuples(index=False, name=None), row], columns=LEDGER.columns), PRICES)
-    with pytest.raises(InputError, match="ledger: no column money; it has stage"):
+        costs(pd.DataFrame([*LEDGER.itertuples(index=False, name=None), ("beside", *row)], columns=LEDGER.columns), PRICES)
+    with pytest.raises(InputError, match="ledger: no column money; it has part, stage"):
         costs(LEDGER.drop(columns="money"), PRICES)
     with pytest.raises(InputError, match="it has no row"):
         costs(LEDGER.iloc[:0], PRICES)
@@ -203,9 +204,9 @@ def test_the_three_parts_are_the_arithmetic_of_what_was_given() -> None:
 
 def test_what_was_not_given_is_not_known_and_said() -> None:
     bare = return_on(LEDGER, PRICES, [BETR])
-    assert bare.running is None and bare.effect is None and bare.break_even is None and len(bare.reasons) == 4
+    assert bare.running is None and bare.effect is None and bare.break_even is None and len(bare.reasons) == 5
     said = words(bare)
-    assert sum(each.startswith("Not said, ") for each in said.against) == 4 and said.effect == ()
+    assert sum(each.startswith("Not said, ") for each in said.against) == 5 and said.effect == ()
     bits = return_on(LEDGER, PRICES, [Gained("x", ("embed",), Estimate(0.05), "bits")], value_per_point=10.0)
     assert bits.effect is None and any("how many right answers that is isn't known" in each for each in bits.reasons)
     for change, text in (
