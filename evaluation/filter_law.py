@@ -180,10 +180,11 @@ def as_json(found: FilterLaw) -> dict[str, Any]:
 
 
 def words(found: FilterLaw) -> list[str]:
-    """The best share by one's own runs at each compute, then the paper's; or why it isn't told."""
+    """The best share by one's own runs at the least and the most compute, then the paper's; or why it isn't told."""
     if found.reason:
         return [f"How much to keep isn't told by these {found.runs} runs: {found.reason}."]
-    rows = beside(found, found.computes)
+    ends = sorted({found.computes[0], found.computes[-1]})
+    rows = beside(found, ends)
     told = [
         f"At {flops:.2e} FLOPs "
         + (
@@ -195,7 +196,7 @@ def words(found: FilterLaw) -> list[str]:
         for name, flops, keep in rows
         if name == "own"
     ]
-    last = [f"{name} {percent(keep.value, 2)}" for name, flops, keep in rows[-len(LAWS) :] if keep is not None]
+    last = [f"{name} {shares(keep)}" for name, flops, keep in rows[-len(LAWS) :] if keep is not None]
     below = any(keep is not None and keep.value < LOWEST_RATE_TRIED for _, _, keep in rows[-len(LAWS) :])
     more = f": below {percent(LOWEST_RATE_TRIED, 0)} nobody has tried them" if below else ""
     told.append(f"The paper's laws say {', '.join(last)} at {found.computes[-1]:.2e} FLOPs{more}.")
@@ -203,7 +204,7 @@ def words(found: FilterLaw) -> list[str]:
 
 
 def shares(keep: Estimate) -> str:
-    """`12.3% [8.1%, 15.0%]`."""
+    """`12.3% [8.1%, 15.0%]`; the paper's, which has no interval and is small, `0.12%`."""
     if keep.low is None or keep.high is None:
-        return percent(keep.value)
+        return percent(keep.value, 2)
     return f"{percent(keep.value)} [{percent(keep.low)}, {percent(keep.high)}]"

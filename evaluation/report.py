@@ -367,16 +367,24 @@ def _estimate(each: Estimate | None) -> str:
 def _filter_law(found: FilterLaw) -> list[Html]:
     if found.reason:
         return [report.paragraph(filter_law.words(found)[0], kind="note")]
+    told = {(flops, name): share for name, flops, share in filter_law.beside(found, found.computes)}
+    names = list(dict.fromkeys(name for _, name in told))
     rows = [
-        (name, f"{flops:.2e}", "beyond those tried" if share is None else filter_law.shares(share))
-        for name, flops, share in filter_law.beside(found, found.computes)
+        (
+            f"{flops:.2e}",
+            *(
+                "beyond those tried" if (share := told[flops, name]) is None else filter_law.shares(share)
+                for name in names
+            ),
+        )
+        for flops in found.computes
     ]
     law = f"percent = {_estimate(found.factor)} x FLOPs^{_estimate(found.exponent)}"
     tried = ", ".join(percent(rate) for rate in found.rates)
-    headers = ["law", "FLOPs", "best share of the tokens to keep"]
+    headers = ["FLOPs", "by these runs", *(f"paper, {name}" for name in names[1:])]
     return [
         report.bullets(filter_law.words(found)),
-        report.table(headers, rows, caption=f"Beside the paper's laws. Tried: {tried}. Own: {law}"),
+        report.table(headers, rows, caption=f"Best share of the tokens to keep. Tried: {tried}. Own law: {law}"),
         report.paragraph(
             "All runs of a compute train on equal tokens: what keeps little is read several times, so that the best "
             "share is also the one that still has enough to read.",
@@ -517,14 +525,15 @@ def _spent(found: roi.Return, said: roi.Words) -> list[Html]:
         for p in found.parts
     ]  # fmt: skip
     again = dict(found.running.stages) if found.running is not None else {}
+    order = [p.part for p in found.parts]
     rows = [
         (
-            s.part, s.stage, _does(s.stage), s.runs, clock(s.seconds), s.core_hours, s.gpu_hours,
-            s.tokens or report.ABSENT, roi.money(s.money, found.currency) if s.money else report.ABSENT,
-            roi.money(s.cost, found.currency), percent(s.cost / found.total if found.total else None),
+            s.stage, _does(s.stage), s.runs, clock(s.seconds), s.core_hours, s.gpu_hours,
+            s.tokens or report.ABSENT, roi.money(s.cost, found.currency),
+            percent(s.cost / found.total if found.total else None),
             roi.money(again[s.stage], found.currency) if s.stage in again else report.ABSENT,
         )
-        for s in found.stages
+        for s in sorted(found.stages, key=lambda s: order.index(s.part))
     ]  # fmt: skip
     headers = ["core-hours", "GPU-hours", "tokens"]
     chart = report.bar_chart(
@@ -534,11 +543,8 @@ def _spent(found: roi.Return, said: roi.Words) -> list[Html]:
         report.figures(cards), report.bullets(said.running), report.beside(chart),
         report.table(["part", *headers, "cost", "share"], by_part, caption="All that was done, by part"),
         report.table(
-            [
-                "part", "stage", "what it does", "runs", "time", *headers, "paid beside machines", "cost", "share",
-                "each time again",
-            ],
-            rows, caption="By stage",
+            ["stage", "what it does", "runs", "time", *headers, "cost", "share", "each time again"], rows,
+            caption="By stage, in the order of the parts",
         ),
     ]  # fmt: skip
 

@@ -20,7 +20,7 @@ import pandas as pd
 from bare import cost
 from betr import estimate
 from curation.errors import InputError
-from curation.report import number
+from curation.report import number, percent
 from evaluation.scaling import Estimate, LossLaw, Multiplier, losses
 from evaluation.scaling import estimate as estimate_interval
 
@@ -361,7 +361,7 @@ def equal_cost(
     if not (plain.within(size, tokens) and method.within(size, fewer)):
         least = max(plain.tokens.min(), method.tokens.min())
         told = (
-            f"choosing costs {number(extra)} times a training, so that the arm would be left with {number(int(fewer))} "
+            f"choosing costs {percent(extra)} of a training, so that the arm would be left with {number(int(fewer))} "
             f"tokens beside {number(int(tokens))}, and nothing under {number(int(least))} was trained"
         )
         return EqualCost(*known, float(size), float(tokens), None, told)
@@ -584,8 +584,8 @@ def _equal_words(found: Return) -> Iterator[str]:
         return
     whose = "the training that is planned" if equal.planned else "one small model's training"
     yield (
-        f"Choosing costs {money(equal.choosing, found.currency)}: for that {whose}, "
-        f"{money(equal.training, found.currency)}, could be {number(equal.extra)} times longer."
+        f"Choosing costs {money(equal.choosing, found.currency)}, {percent(equal.extra)} of {whose} "
+        f"({money(equal.training, found.currency)}): for that money plain training could read as many tokens more."
     )
     if equal.gain is not None:
         arm, ahead = found.gains[0].name.partition(" over ")[0], equal.gain.value >= 0
