@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +15,14 @@ import pandas as pd
 import pytest
 
 from curation.errors import InputError
-from evaluation import compare, filter_law, ledger, roi
+from curation.hashing import content_id
+from evaluation import compare, filter_law, ledger, proxy, roi, stages
 from evaluation.config import EvaluationConfig, RoiConfig
+from evaluation.held_out import HeldOut
 from evaluation.pipeline import Judged, judge_tables
+from evaluation.proxy import Proxies, ProxyConfig
 from evaluation.report import comparison_page, return_page
+from evaluation.tokenizer import ProxyTokenizer
 from tests.test_bare_report import Reader as PageReader
 
 E, A, B, ALPHA, BETA = 0.9, 60.0, 300.0, 0.35, 0.4
@@ -189,6 +197,59 @@ def test_numbers_of_tokens_are_numbers_each_once() -> None:
     for given, said in (((), "got none"), ((5, 5), "got 5 5")):
         with pytest.raises(InputError, match=f"--train-tokens needs numbers, each once; {said}"):
             EvaluationConfig(tables="t", train_tokens=given)
+
+
+def test_several_numbers_of_tokens_are_trained_the_most_first_each_as_if_it_were_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage around the trainings: its key, what it leaves, and progress that only grows to a total that holds."""
+    seen: list[tuple[int, int]] = []
+    order: list[int] = []
+
+    class Progress(SimpleNamespace):
+        def advance(self, count: int) -> None:
+            self.done += count
+            seen.append((self.done, self.total))
+
+    work = SimpleNamespace(progress=Progress(done=0, total=0), rows_in=0, rows_out=0, values={})
+    kept: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def stage(name: str, key: str, **_: Any) -> Iterator[Any]:
+        kept["key"] = key
+        yield work
+
+    def train_proxies(tables: Any, arms: Any, config: ProxyConfig, *, on_progress: Any, **_: Any) -> Proxies:
+        tokens = config.training.steps * config.training.step_tokens
+        order.append(tokens)
+        runs = proxy.plan([arm], config, tokenizer=shared, held_out=held_out)[1:]  # one of them is there already
+        for k in range(len(runs) + 1):
+            on_progress(k * tokens, len(runs) * tokens)
+        ids = tuple(each.proxy_id for each in runs)
+        return Proxies(ids, len(ids), 1, 5.0, 1.0, (f"said at {tokens}",))
+
+    warned: list[str] = []
+    run: Any = SimpleNamespace(
+        tables=None, run_id="r", stage=stage, result=lambda *_: None, needs=lambda _: work.values, warn=warned.append
+    )
+    arm: Any = SimpleNamespace(arm_id="a", arm="betr", contents="c")
+    shared, held_out = ProxyTokenizer("t", ""), HeldOut("h", (), {}, {})
+    for where, name, stand_in in (
+        (stages.tokenizer, "train_on_pool", lambda *_, **__: shared), (stages, "_pool", lambda _: None),
+        (proxy, "arm_of", lambda *_: arm), (proxy, "train_proxies", train_proxies), (proxy, "working_folder", lambda *_: None),
+    ):  # fmt: skip
+        monkeypatch.setattr(where, name, stand_in)
+    config = EvaluationConfig(tables="t", sizes=("0.1m",), seeds=3, train_tokens=(1_000, 10_000), sequence=64, batch=8)
+    left: Any = stages.train(run, config, [None], held_out)  # type: ignore[list-item]
+    assert order == [10_240, 1_024]
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen) and seen[-1] == (2 * 11_264, 2 * 11_264)
+    assert all(done <= total for done, total in seen)
+    assert (work.rows_out, len(left["proxy_ids"]), left["diverged"], left["flops"]) == (2 * 11_264, 4, 2, 10.0)
+    assert warned[:2] == ["at 10,000 tokens said at 10240", "at 1,000 tokens said at 1024"]
+    both = kept["key"]
+    stages.train(run, dataclasses.replace(config, train_tokens=(10_000, 1_000)), [None], held_out)  # type: ignore[list-item]
+    assert kept["key"] == both  # the order in which they are named is nothing
+    stages.train(run, dataclasses.replace(config, train_tokens=10_000), [None], held_out)  # type: ignore[list-item]
+    [alone] = [proxy.plan([arm], each, tokenizer=shared, held_out=held_out) for each in config.each_proxies[:1]]
+    assert kept["key"] == content_id("proxies", sorted(each.proxy_id for each in alone)) and warned[-2] == "said at 10240"
 
 
 # -- cost and return ---------------------------------------------------------------------------------------------------
