@@ -361,7 +361,7 @@ def equal_cost(
     if not (plain.within(size, tokens) and method.within(size, fewer)):
         least = max(plain.tokens.min(), method.tokens.min())
         told = (
-            f"choosing costs {percent(extra)} of a training, so that the arm would be left with {number(int(fewer))} "
+            f"choosing costs {_share(extra)} a training, so that the arm would be left with {number(int(fewer))} "
             f"tokens beside {number(int(tokens))}, and nothing under {number(int(least))} was trained"
         )
         return EqualCost(*known, float(size), float(tokens), None, told)
@@ -584,7 +584,7 @@ def _equal_words(found: Return) -> Iterator[str]:
         return
     whose = "the training that is planned" if equal.planned else "one small model's training"
     yield (
-        f"Choosing costs {money(equal.choosing, found.currency)}, {percent(equal.extra)} of {whose} "
+        f"Choosing costs {money(equal.choosing, found.currency)}, {_share(equal.extra)} {whose} "
         f"({money(equal.training, found.currency)}): for that money plain training could read as many tokens more."
     )
     if equal.gain is not None:
@@ -594,6 +594,10 @@ def _equal_words(found: Return) -> Iterator[str]:
             f"At equal cost {arm} is {figure(gap)} {UNITS['bits']} {'ahead of' if ahead else 'behind'} plain training, "
             "by the laws of the small models."
         )
+
+
+def _share(extra: float) -> str:
+    return f"{percent(extra)} of" if extra < 10 else f"{number(extra)} times"
 
 
 def _behind(gain: Estimate) -> Estimate:

@@ -249,11 +249,12 @@ def plain_cut(keyed: list[tuple[float, str, int]], budget: int) -> set[str]:
 @pytest.mark.processes
 def test_every_arm_is_a_selection_of_equal_tokens_by_the_same_count(house: House) -> None:
     runs = {row["selection_id"]: row for row in house.tables.read(SELECTION_RUNS).collect()}
-    tokens = {doc_id: row["tokens"] for doc_id, row in house.scores("betr").items()}
+    scored = house.scores("betr")
+    tokens = {doc_id: row["tokens"] for doc_id, row in scored.items()}
     for name, arm in house.arms.items():
         run, kept = runs[arm["selection_id"]], house.kept(name)
         if name == "keep:0.3":  # of the pool without what a model wrote, and no shortfall
-            whole = sum(n for doc_id, n in tokens.items() if house.scores("betr")[doc_id]["source"] != MADE)
+            whole = sum(n for doc_id, n in tokens.items() if scored[doc_id]["source"] != MADE)
             assert run["keep"] == 0.3 and 0 <= 0.3 * whole - arm["tokens"] <= 0.05 * whole
             assert json.loads(arm["parameters"])["tokens_asked"] == arm["tokens"]
             continue
