@@ -78,7 +78,14 @@ def load_prices(path: str) -> PriceTable:
     currency = data.get("currency", "USD")
     if not isinstance(currency, str) or not currency.strip():
         raise InputError(f"price table {path}: currency must be a text such as EUR; got {currency!r}")
-    return PriceTable({_name(m, path): _price(m, p, path) for m, p in data["models"].items()}, currency)
+    return PriceTable(prices_in(data["models"], path), currency)
+
+
+def prices_in(models: Any, path: str) -> dict[str, Price]:
+    """Price by model, as the price table at this path writes them under `models`."""
+    if not isinstance(models, Mapping):
+        raise InputError(f"price table {path}: models must be names with their prices; got {models!r}")
+    return {_name(m, path): _price(m, p, path) for m, p in models.items()}
 
 
 def _name(model: Any, path: str) -> str:

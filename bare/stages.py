@@ -27,7 +27,7 @@ from bare.draws import hash64, row_seed
 from bare.generation import Asking, Model, complete
 from bare.generators.load import GeneratorSettings, Role, describe
 from bare.generators.protocol import Prompt, Sampling
-from bare.generators.spec import ScriptedSpec, parse_generator
+from bare.generators.spec import parse_generator, priced_as
 from bare.judge import REAL
 from bare.personas import persona_of
 from bare.run import Making, Run, call_sums
@@ -281,8 +281,7 @@ def judge_model(run: Run) -> Model:
 def model_of(run: Run, name: str, settings: GeneratorSettings, license_: str | None = None) -> Model:
     """A generator with its revision, licence and price; InputError where the price table doesn't know it."""
     found = describe(name, settings)
-    spec = parse_generator(name)
-    key = spec.path if isinstance(spec, ScriptedSpec) else spec.model
+    key = priced_as(parse_generator(name))
     price = load_prices(run.config.prices).price(key) if run.config.prices else None
     settings = dataclasses.replace(settings, precision=found.precision)
     return Model(name, found.revision, license_ or found.license, price, settings)

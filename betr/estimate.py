@@ -68,6 +68,11 @@ def load_prices(path: str) -> Prices:
 
     `models`, of `bare estimate`, may stand beside them: one file serves both.
     """
+    return prices_in(read_prices(path), path)
+
+
+def read_prices(path: str) -> Mapping[str, Any]:
+    """The file as it is written: `machines`, and `currency` and `models` where they stand there."""
     try:
         data = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -81,11 +86,16 @@ def load_prices(path: str) -> Prices:
             f"--prices {path} must hold `machines` with {', '.join(_PRICED)}, at least one, and may hold `currency` "
             "and `models`, and nothing else"
         )
+    return dict(data)
+
+
+def prices_in(data: Mapping[str, Any], path: str) -> Prices:
+    """The prices of machines in what `read_prices` read of this path."""
     currency = data.get("currency", "USD")
     if not isinstance(currency, str) or not currency.strip():
         raise InputError(f"--prices {path}: currency must be a text such as EUR; got {currency!r}")
     try:
-        return Prices(**machines, currency=currency)
+        return Prices(**data["machines"], currency=currency)
     except InputError as error:
         raise InputError(f"--prices {path}: {error}") from None
 

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, field
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 from pyspark.sql import SparkSession
@@ -130,12 +130,13 @@ def add_options(parser: ArgumentParser, config: type, stage: str | None) -> None
             parser.add_argument(flag, action="store_true", help=help_)
         elif each.metadata["many"]:
             usual = list(each.default_factory()) if callable(each.default_factory) else []
-            parser.add_argument(flag, type=str, nargs="+", default=usual, help=help_)
+            kind = int if int in get_args(types[each.name]) else str  # `int | tuple[int, ...]`: whole numbers
+            parser.add_argument(flag, type=kind, nargs="+", default=usual, help=help_)
         else:
             default = each.default if each.default is not MISSING else None
             # YAML knows numbers: `sample: 0.2` is as good as `sample: "0.2"`.
-            kind = str | int | float if types[each.name] is str else types[each.name]
-            parser.add_argument(flag, type=kind, default=default, help=help_)
+            scalar = str | int | float if types[each.name] is str else types[each.name]
+            parser.add_argument(flag, type=scalar, default=default, help=help_)
 
 
 def completion_parser() -> ArgumentParser:

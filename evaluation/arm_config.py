@@ -18,7 +18,9 @@ KINDS = {
     "dsir": "",
     "soft": "TEMPERATURE",
     "bare": "SHARE",
+    "keep": "SHARE",
 }
+NUMBERS = ("soft", "bare", "keep")  # what stands behind their colon
 REPEAT, REFUSE = "repeat", "refuse"
 FIELDS = ("source=", "metadata.")  # how documents of the corpus are named as positives, and not files
 
@@ -26,7 +28,8 @@ FIELDS = ("source=", "metadata.")  # how documents of the corpus are named as po
 @dataclass(frozen=True)
 class ArmConfig:
     """One way to choose the tokens. argument: betr: the head (benchmark) whose score is cut, none for all targets;
-    soft: the temperature; bare: the synthetic documents' share of the tokens.
+    soft: the temperature; bare: the synthetic documents' share of the tokens; keep: the share of the pool's tokens, in
+    place of the number of tokens that the other arms get.
     """
 
     kind: str
@@ -37,7 +40,7 @@ class ArmConfig:
             raise InputError(f"there is no arm {self.kind!r}; there are {', '.join(map(_written, KINDS))}")
         if self.argument and not KINDS[self.kind]:
             raise InputError(f"the arm {self.kind} takes nothing behind a colon; got {self.argument!r}")
-        if self.kind in ("soft", "bare"):
+        if self.kind in NUMBERS:
             _ = self.number
 
     @property
@@ -51,7 +54,7 @@ class ArmConfig:
 
     @property
     def number(self) -> float:
-        """The temperature of soft, the share of bare."""
+        """The temperature of soft, the share of bare and keep."""
         try:
             value = float(self.argument or ("1" if self.kind == "soft" else "nan"))
         except ValueError:
@@ -60,23 +63,25 @@ class ArmConfig:
             raise InputError(f"an arm soft:TEMPERATURE needs a number above 0; got {self.argument!r}")
         if self.kind == "bare" and not 0 < value < 1:
             raise InputError(f"an arm bare:SHARE needs a share of the tokens in (0, 1); got {self.argument!r}")
+        if self.kind == "keep" and not 0 < value <= 1:
+            raise InputError(f"an arm keep:SHARE needs a share of the pool's tokens in (0, 1]; got {self.argument!r}")
         return value
 
 
 def _written(kind: str) -> str:
     optional = f"{kind} or {kind}:{KINDS[kind]}"
-    return f"{kind}:{KINDS[kind]}" if kind == "bare" else optional if KINDS[kind] else kind
+    return f"{kind}:{KINDS[kind]}" if kind in ("bare", "keep") else optional if KINDS[kind] else kind
 
 
 def parse_arm(text: str) -> ArmConfig:
-    """`random`, `betr`, `betr:arc_easy`, `direct`, `quality`, `dsir`, `soft:0.5` or `bare:0.1`; numbers as they are
-    shortest: `soft:0.50` is `soft:0.5`.
+    """`random`, `betr`, `betr:arc_easy`, `direct`, `quality`, `dsir`, `soft:0.5`, `bare:0.1` or `keep:0.3`; numbers as
+    they are shortest: `soft:0.50` is `soft:0.5`.
     """
     kind, colon, argument = text.strip().partition(":")
     if colon and not argument.strip():
         raise InputError(f"the arm {text!r} has a colon with nothing behind it; leave it out, or name what it takes")
     arm = ArmConfig(kind.strip(), argument.strip())
-    return ArmConfig(arm.kind, f"{arm.number:g}") if arm.kind in ("soft", "bare") else arm
+    return ArmConfig(arm.kind, f"{arm.number:g}") if arm.kind in NUMBERS else arm
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,14 @@ class ArmsConfig:
     arms: tuple[str, ...] = option(
         ["random", "direct", "dsir", "betr"],
         "ways to choose the tokens: random, betr (the main line), betr:HEAD (one benchmark's head), direct, quality, "
-        "dsir, soft:TEMPERATURE, bare:SHARE",
+        "dsir, soft:TEMPERATURE, bare:SHARE, keep:SHARE (the main line at this share of all tokens: for the best "
+        "filter rate)",
         stages="arms",
         many=True,
     )
     tokens: int | None = option(
-        None, "tokens of every arm, as the scores count them; default: as many as the latest selection kept",
+        None, "tokens of every arm but keep:SHARE, as the scores count them; default: as many as the latest selection "
+        "kept",
         stages="arms",
     )  # fmt: skip
     seed: int = option(0, "seed of every hash that stands for chance in an arm", stages="arms")

@@ -93,7 +93,9 @@ def make_arm(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcom
 
 
 def selection_of(pool: Pool, config: ArmsConfig, arm: ArmConfig) -> SelectionConfig:
-    """How an arm's scores are cut; betr keeps the main line's mode, head and quotas, but for synthetic documents."""
+    """How an arm's scores are cut; betr and keep have the main line's mode, head and quotas, but for synthetic
+    documents.
+    """
     main = pool.settings
     common: dict[str, Any] = {
         "tokens": pool.tokens,
@@ -101,11 +103,12 @@ def selection_of(pool: Pool, config: ArmsConfig, arm: ArmConfig) -> SelectionCon
         "decontamination_id": main.decontamination_id,
         "deduplication_id": main.deduplication_id,
     }
-    if arm.kind == "betr" and arm.head is None:
+    if arm.kind == "keep" or (arm.kind == "betr" and arm.head is None):
         ours = f"source={config.synthetic}:"
         quotas = tuple(quota for quota in main.quotas if not quota.startswith(ours))
         main_way = dict.fromkeys(("keep", "flops", "threshold", "threshold_id"))
-        return dataclasses.replace(main, **{**main_way, **common, "quotas": quotas})
+        much = {"tokens": None, "keep": arm.number} if arm.kind == "keep" else {}
+        return dataclasses.replace(main, **{**main_way, **common, "quotas": quotas, **much})
     if arm.kind == "betr":
         return SelectionConfig(**common, head=arm.head)
     if arm.kind == "soft":
@@ -164,18 +167,19 @@ def _cut(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig, scored: Outco
     key = content_id("arm", arm.name, selection_id)
     if (earlier := run.result(stage, key)) is not None:
         outcome = run.unchanged(earlier)
-        _tell(run, config, arm, pool.tokens, outcome["kept_tokens"])
+        _tell(run, config, arm, _asked(pool, arm, outcome["kept_tokens"]), outcome["kept_tokens"])
         return outcome
     with run.stage(stage, key, unit="documents") as work:
         scores = stages.scores_to_cut(run, scored["classifier_id"], wanted)
         if left_out is not None:
             scores = scores.where(~_is_synthetic(config))
         cut = stages.cut_scores(run, work, scores, wanted, scored, selection_id=selection_id)
-        _tell(run, config, arm, pool.tokens, cut.kept_tokens)
+        asked = _asked(pool, arm, cut.kept_tokens)
+        _tell(run, config, arm, asked, cut.kept_tokens)
         written = stages.write_selection(run, work, cut)
         parameters = {
-            "tokens_asked": pool.tokens,
-            "epochs": repeated(pool.tokens, cut.kept_tokens),
+            "tokens_asked": asked,
+            "epochs": repeated(asked, cut.kept_tokens),
             "classifier_id": scored["classifier_id"],
             "left_out_source": left_out,
             "shares": {value: each.kept_weight / cut.kept_tokens for value, each in cut.cuts.items() if value},
@@ -194,6 +198,11 @@ def _cut(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig, scored: Outco
     for warning in cut.warnings:
         run.warn(f"arm {arm.name}: {warning}")
     return run.needs(stage)
+
+
+def _asked(pool: Pool, arm: ArmConfig, kept: int) -> int:
+    """An arm's tokens as asked for: keep's are a share of the pool, and never too few."""
+    return kept if arm.kind == "keep" else pool.tokens
 
 
 def _tell(run: Run, config: ArmsConfig, arm: ArmConfig, asked: int, there: int) -> None:
@@ -358,8 +367,16 @@ def _weigh(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome:
 
 
 def _keep(
-    run: Run, pool: Pool, work: Work, arm: ArmConfig, key: str, save: Callable[[str], str], settings: dict[str, Any],
-    positives: int, negatives: int, figures: dict[str, Any],
+    run: Run,
+    pool: Pool,
+    work: Work,
+    arm: ArmConfig,
+    key: str,
+    save: Callable[[str], str],
+    settings: dict[str, Any],
+    positives: int,
+    negatives: int,
+    figures: dict[str, Any],
 ) -> None:
     """Write what scores an arm to its file, and its row of CLASSIFIERS, without labels: nobody ranked for it."""
     path = f"{stages.classifier_folder(run)}/{key}.safetensors"

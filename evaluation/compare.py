@@ -229,6 +229,30 @@ def compare(
     )  # fmt: skip
 
 
+def by_tokens(runs: pd.DataFrame, evaluations: pd.DataFrame, **settings: Any) -> tuple[Comparison, ...]:
+    """A comparison for each number of tokens (the column `asked`), ascending; the last one is what is told.
+
+    settings: of `compare`. At fewer tokens than the most there may be none, where no arm finished a run beside the
+    baseline: the last one's left_out says so.
+    """
+    found: list[Comparison] = []
+    left_out: list[str] = []
+    counts = sorted(set(runs["asked"]))
+    for asked in counts:
+        mine = runs[runs["asked"] == asked]
+        if asked < counts[-1] and not _compares(mine, settings.get("baseline", BASELINE)):
+            left_out.append(f"at {number(asked)} tokens nothing is compared: too few arms finished a run")
+            continue
+        found.append(compare(mine, evaluations, **settings))
+    return (*found[:-1], dataclasses.replace(found[-1], left_out=(*found[-1].left_out, *left_out)))
+
+
+def _compares(runs: pd.DataFrame, baseline: str) -> bool:
+    """Whether at some size the baseline and another arm finished a run."""
+    arms = runs[runs["status"] == "finished"].groupby("size")["arm"].agg(set)
+    return any(baseline in each and len(each) > 1 for each in arms)
+
+
 _PARTS = ("sizes", "losses", "gains", "pairs", "winners", "cells", "diagonals", "accuracies", "accuracy_gains")
 
 
@@ -314,8 +338,8 @@ def _check_targets(targets: Mapping[str, str], runs: pd.DataFrame, rows: pd.Data
         raise InputError("targets: two arms are made for the same benchmark; the matrix has one arm a target")
 
 
-def _panel(mine: pd.DataFrame, rows: pd.DataFrame, column: str, benchmarks: Sequence[str] | None = None) -> Panel:
-    """The models of a size on every example. InputError where one wasn't measured on what another was."""
+def panel_of(mine: pd.DataFrame, rows: pd.DataFrame, column: str, benchmarks: Sequence[str] | None = None) -> Panel:
+    """Models on every example. InputError where one wasn't measured on what another was."""
     mine = mine.sort_values(["arm", "seed"], ignore_index=True)
     order = list(mine["proxy_id"])
     measured = rows[rows["proxy_id"].isin(order)]
@@ -368,7 +392,7 @@ def _one_size(
     size: str, mine: pd.DataFrame, rows: pd.DataFrame, *, baseline: str, targets: Mapping[str, str],
     chance: Mapping[str, float], level: float, replicates: int, seed: int,
 ) -> Comparison:  # fmt: skip
-    panel = _panel(mine, rows, "bits_per_byte")
+    panel = panel_of(mine, rows, "bits_per_byte")
     drawn = resample(panel, replicates=replicates, seed=seed)
     arms, benchmarks = panel.arms, panel.benchmarks
     columns: list[str | None] = [*benchmarks, *([None] if len(benchmarks) > 1 else [])]
@@ -467,7 +491,7 @@ def _accuracy(
     left_out = [f"size {size}: accuracy on {b} isn't told, because nobody said what chance is there" for b in unknown]
     if not known:
         return (), (), left_out
-    panel = _panel(mine, answered.astype({"correct": float}), "correct", known)
+    panel = panel_of(mine, answered.astype({"correct": float}), "correct", known)
     drawn = resample(panel, replicates=replicates, seed=seed)
     keys = [(arm, b) for arm in panel.arms for b in known]
     found = contrasts(panel, drawn, np.stack([_weight(panel, *key) for key in keys]), level=level)
@@ -484,7 +508,9 @@ def _accuracy(
                  if b not in able]  # fmt: skip
     if not able:
         return (), (), left_out
-    others = [(arm, b) for arm in panel.arms if arm != baseline for b in able]
+    # Where every benchmark with choices is told, so is their average, of one as of many.
+    places: list[str | None] = [*able, *([None] if able == known else [])]
+    others = [(arm, b) for arm in panel.arms if arm != baseline for b in places]
     weights = np.stack([_weight(panel, arm, b) - _weight(panel, baseline, b) for arm, b in others])
     compared = contrasts(panel, drawn, weights, level=level)
     gains = tuple(_gain(compared, k, size, arm, baseline, b) for k, (arm, b) in enumerate(others))
@@ -582,9 +608,9 @@ def _told(found: Comparison, last: Size, overall: Sequence[Gain]) -> Iterator[st
             yield f"{stands}: its own benchmark is surely its win."
         elif diagonal.low == 1:
             yield f"{stands}: it may be the best there, or not."
-    for gain in (g for g in found.accuracy_gains if g.size == last.size and g.verdict in ("better", "worse")):
+    for gain in (g for g in right_answers(found) if g.verdict in ("better", "worse")):
         more = f"{points(gain.gain, gain.joint_low, gain.joint_high)} percentage points"
-        yield f"Right answers on {gain.benchmark}: {gain.arm} has {more} more than {gain.over}."
+        yield f"Right answers on {place(gain.benchmark)}: {gain.arm} has {more} more than {gain.over}."
 
 
 def _rank(diagonal: Diagonal) -> str:
@@ -619,6 +645,35 @@ def _against(
             f"{run.diverged} of {run.finished + run.diverged} runs of {run.arm} at size {run.size} diverged "
             f"({'; '.join(run.reasons)}): they are in no mean."
         )
+
+
+def token_words(each: Sequence[Comparison]) -> tuple[list[str], list[str]]:
+    """(what is told, what goes against it) of comparisons `by_tokens`: nothing where there is one number of tokens."""
+    if len(each) < 2:
+        return [], []
+    counts, found = [number(e.sizes[-1].tokens) for e in each], each[-1]
+    told = f"Told at {counts[-1]} tokens a model, the most of {_listed(counts)}; laws use all of them."
+    now = {(g.arm, g.benchmark): g for g in overall_gains(found)}
+    against = [
+        f"At {count} tokens it is the other way round: {_sentence(g)}"
+        for count, earlier in zip(counts[:-1], each[:-1], strict=True)
+        for g in overall_gains(earlier)
+        if (then := now.get((g.arm, g.benchmark))) is not None and {g.verdict, then.verdict} == {"better", "worse"}
+    ]
+    return [told], against
+
+
+def overall_gains(found: Comparison) -> list[Gain]:
+    """The gains at the largest size on the average of the benchmarks, or on the only one."""
+    mine = [g for g in found.gains if g.size == found.sizes[-1].size]
+    return [g for g in mine if g.benchmark is None] or mine
+
+
+def right_answers(found: Comparison) -> list[Gain]:
+    """The gains in right answers at the largest size, without the average of one benchmark."""
+    mine = [g for g in found.accuracy_gains if g.size == found.sizes[-1].size]
+    many = len({g.benchmark for g in mine} - {None}) > 1
+    return [g for g in mine if g.benchmark is not None or many]
 
 
 def turned(gain: Gain) -> Gain:

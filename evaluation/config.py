@@ -41,10 +41,12 @@ class EvaluationConfig(ArmsConfig):
         list(ProxyConfig.sizes), "sizes of model: 0.1m to 1b, or HIDDENxLAYERSxHEADS", stages="train", many=True
     )
     seeds: int = option(ProxyConfig.seeds, "models of each arm and size: seeds 0, 1, ...", stages="train")
-    train_tokens: int = option(
-        TrainingConfig.tokens,
-        "tokens that each model is trained on, as the proxies' own tokenizer counts",
+    train_tokens: int | tuple[int, ...] = option(
+        [TrainingConfig.tokens],
+        "tokens that each model is trained on, as the proxies' own tokenizer counts; several: models of each, compared "
+        "at the largest, for laws",
         stages="train",
+        many=True,
     )
     sequence: int = option(TrainingConfig.sequence, "tokens of a context", stages="train")
     batch: int = option(TrainingConfig.batch, "sequences of a step", stages="train")
@@ -79,20 +81,34 @@ class EvaluationConfig(ArmsConfig):
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)!r}")
         if not 0.5 <= self.level < 1:
             raise InputError(f"--level must be at least 0.5 and below 1; got {self.level!r}")
-        _ = self.proxies, self.holding_out  # what they refuse is refused at birth
+        _ = self.each_proxies, self.holding_out  # what they refuse is refused at birth
 
     @property
-    def training(self) -> TrainingConfig:
-        return TrainingConfig(
-            tokens=self.train_tokens, sequence=self.sequence, batch=self.batch, learning_rate=self.learning_rate,
-            most_epochs=self.most_epochs,
-        )  # fmt: skip
+    def token_counts(self) -> tuple[int, ...]:
+        """Tokens that models are trained on, ascending; comparisons are at the last."""
+        counts = (self.train_tokens,) if isinstance(self.train_tokens, int) else self.train_tokens
+        if not counts or len(set(counts)) < len(counts):
+            raise InputError(f"--train-tokens needs numbers, each once; got {' '.join(map(str, counts)) or 'none'}")
+        return tuple(sorted(counts))
 
     @property
     def proxies(self) -> ProxyConfig:
-        return ProxyConfig(
-            sizes=self.sizes, seeds=self.seeds, training=self.training, gpus_per_task=self.gpus_per_task,
-            finetuning=FinetuningConfig() if self.finetune else None,
+        """The runs on the most tokens: those that are compared."""
+        return self.each_proxies[0]
+
+    @property
+    def each_proxies(self) -> tuple[ProxyConfig, ...]:
+        """The runs of each number of tokens, the most tokens first: they take longest."""
+        common: dict[str, Any] = {
+            "sequence": self.sequence, "batch": self.batch, "learning_rate": self.learning_rate,
+            "most_epochs": self.most_epochs,
+        }  # fmt: skip
+        return tuple(
+            ProxyConfig(
+                sizes=self.sizes, seeds=self.seeds, training=TrainingConfig(tokens=tokens, **common),
+                gpus_per_task=self.gpus_per_task, finetuning=FinetuningConfig() if self.finetune else None,
+            )
+            for tokens in reversed(self.token_counts)
         )  # fmt: skip
 
     @property
@@ -112,10 +128,18 @@ class RoiConfig:
     tables: str = option("", "where the tables are, after `evaluate compare`", stages="all")
     arm: str = option("betr", "the arm whose gain it is", stages="roi")
     prices: str | None = option(
-        None, "YAML with `currency` and `machines` (core_hour, gpu_hour), as for `betr estimate`", stages="roi"
+        None,
+        "YAML with `currency`, `machines` (core_hour, gpu_hour) and, for --bare, `models`, as for `betr estimate` and "
+        "`bare estimate`",
+        stages="roi",
     )
-    cores: int | None = option(None, "cores that the stages held; default: this session's", stages="roi")
-    gpus: int = option(0, "GPUs that embedding held", stages="roi")
+    bare: str | None = option(
+        None, "tables of `bare run`, whose drafts, refinements and judgements are part of the cost", stages="roi"
+    )
+    cores: int | None = option(
+        None, "cores that the stages held; default: this session's. Small models: as their runs recorded", stages="roi"
+    )
+    gpus: int = option(0, "GPUs that embedding held. Small models: as their runs recorded", stages="roi")
     times_a_year: float = option(0.0, "how often a year it is selected again", stages="roi")
     repeated: tuple[str, ...] = option(
         ["import=1", "score=1", "select=1", "cover=1"],

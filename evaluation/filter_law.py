@@ -8,16 +8,20 @@ That is linear in its constants (v, p and q with F* = -(p + q log C) / 2v), so o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from betr.filter_rate import LAWS
+from betr.filter_rate import LAWS, LOWEST_RATE_TRIED
 from curation.errors import InputError
+from curation.report import percent
+from evaluation.compare import panel_of
 from evaluation.fitting import Floats
-from evaluation.resampling import drawn_places
+from evaluation.resampling import drawn_places, resample
 from evaluation.scaling import LEVEL, REPLICATES, Estimate, estimate
 
 
@@ -62,12 +66,13 @@ class FilterLaw:
 
 
 def fit_filter_law(
-    flops: npt.ArrayLike, keep: npt.ArrayLike, loss: npt.ArrayLike, *, replicates: int = REPLICATES,
-    level: float = LEVEL, seed: int = 0,
+    flops: npt.ArrayLike, keep: npt.ArrayLike, loss: npt.ArrayLike, *, drawn: Floats | None = None,
+    replicates: int = REPLICATES, level: float = LEVEL, seed: int = 0,
 ) -> FilterLaw:  # fmt: skip
     """The law through runs (compute, share of the pool's tokens kept, loss), at least 3 shares at 2 computes.
 
-    The bootstrap draws residuals, widened by the fit's freedom. No lowest point (the loss bends the other way, or falls
+    The bootstrap draws residuals, widened by the fit's freedom; drawn: (replicates, runs), the losses on examples drawn
+    anew, where these could have been others. No lowest point (the loss bends the other way, or falls
     all the way) gives no law but its reason: try lower or higher shares.
     """
     c, f, y = (np.asarray(each, np.float64) for each in (flops, keep, loss))
@@ -94,8 +99,9 @@ def fit_filter_law(
     fitted = design @ constants
     freedom = len(y) - design.shape[1]
     left = (y - fitted) * math.sqrt(len(y) / freedom)
-    drawn = left[drawn_places(len(y), len(y), replicates, ("residuals", seed, "filter law"))]
-    many = (fitted + drawn - drawn.mean(axis=1, keepdims=True)) @ solve.T
+    residuals = left[drawn_places(len(y), len(y), replicates, ("residuals", seed, "filter law"))]
+    fits = fitted if drawn is None else (drawn @ solve.T) @ design.T
+    many = (fits + residuals - residuals.mean(axis=1, keepdims=True)) @ solve.T
     point = _law(constants[None], middle_c, middle_f)[0]
     rows = _law(many, middle_c, middle_f)
     tried_c, tried_f = tuple(computes.tolist()), tuple(rates.tolist())
@@ -121,11 +127,84 @@ def _law(constants: Floats, middle_c: float, middle_f: float) -> Floats:
     return np.stack([start, exponent], axis=1)
 
 
+def of_runs(
+    runs: pd.DataFrame, evaluations: pd.DataFrame, keeps: Mapping[str, float], *, phase: str = "pretrained",
+    replicates: int = REPLICATES, level: float = LEVEL, seed: int = 0,
+) -> FilterLaw:  # fmt: skip
+    """The law through the finished runs of arms that kept these shares (arm -> share), from PROXY_RUNS and EVALUATIONS.
+
+    The loss of a run is the mean of the benchmarks' means of bits per byte. A compute is a size and its tokens; runs of
+    another compute don't compare. Seeds are in the residuals, and examples are drawn anew in every replicate. Where the
+    runs don't suffice there is no law but the reason.
+    """
+    mine = runs[(runs["status"] == "finished") & runs["arm"].isin(list(keeps))]
+    nothing = np.empty((0, 2))
+    if mine.empty:
+        return FilterLaw(None, None, nothing, (), (), 0, level, "no arm that keeps a share finished a run")
+    panel = panel_of(mine.assign(arm=mine["proxy_id"]), evaluations[evaluations["phase"] == phase], "bits_per_byte")
+    there = mine.set_index("proxy_id").loc[panel.arms]
+    flops, kept = there["flops"].to_numpy(np.float64), there["arm"].map(dict(keeps)).to_numpy(np.float64)
+    drawn = resample(panel, replicates=replicates, seed=seed).mean(axis=2)
+    given: dict[str, Any] = {"drawn": drawn, "replicates": replicates, "level": level, "seed": seed}
+    try:
+        return fit_filter_law(flops, kept, panel.means().mean(axis=1), **given)
+    except InputError as error:
+        tried = tuple(np.unique(flops).tolist()), tuple(np.unique(kept).tolist())
+        return FilterLaw(None, None, nothing, *tried, len(there), level, str(error))
+
+
 def beside(own: FilterLaw, flops: Sequence[float]) -> list[tuple[str, float, Estimate | None]]:
-    """(law, compute, share): one's own and the paper's at each compute; the paper's have no interval."""
+    """(law, compute, share): one's own and the paper's at each compute; the paper's have no interval.
+
+    One's own is None where it lies beyond the shares or the computes that were tried: it is never extrapolated.
+    """
     rows: list[tuple[str, float, Estimate | None]] = []
     for each in flops:
         found = own.best(each)
-        rows.append(("own", each, None if found is None else found.keep))
+        told = found is not None and not found.outside and not found.extrapolated
+        rows.append(("own", each, found.keep if found is not None and told else None))
         rows += [(law.name, each, Estimate(law.share(each))) for law in LAWS.values()]
     return rows
+
+
+def as_json(found: FilterLaw) -> dict[str, Any]:
+    """The law as `--json` prints it, with the shares that it and the paper's laws give at the computes tried."""
+    return {
+        **{name: None if (e := getattr(found, name)) is None else asdict(e) for name in ("factor", "exponent")},
+        "computes": found.computes, "rates": found.rates, "runs": found.runs, "reason": found.reason,
+        "best": [
+            {"law": name, "flops": flops, "keep": None if share is None else asdict(share)}
+            for name, flops, share in beside(found, found.computes)
+        ],
+    }  # fmt: skip
+
+
+def words(found: FilterLaw) -> list[str]:
+    """The best share by one's own runs at the least and the most compute, then the paper's; or why it isn't told."""
+    if found.reason:
+        return [f"How much to keep isn't told by these {found.runs} runs: {found.reason}."]
+    ends = sorted({found.computes[0], found.computes[-1]})
+    rows = beside(found, ends)
+    told = [
+        f"At {flops:.2e} FLOPs "
+        + (
+            f"the best share to keep is {shares(keep)} of the tokens, by these {found.runs} runs."
+            if keep is not None
+            else f"the best share to keep lies beyond those tried ({percent(found.rates[0])} to "
+            f"{percent(found.rates[-1])}): which it is isn't told."
+        )
+        for name, flops, keep in rows
+        if name == "own"
+    ]
+    last = [f"{name} {shares(keep)}" for name, flops, keep in rows[-len(LAWS) :] if keep is not None]
+    below = any(keep is not None and keep.value < LOWEST_RATE_TRIED for _, _, keep in rows[-len(LAWS) :])
+    more = f": below {percent(LOWEST_RATE_TRIED, 0)} nobody has tried them" if below else ""
+    told.append(f"The paper's laws say {', '.join(last)} at {found.computes[-1]:.2e} FLOPs{more}.")
+    return told
+
+
+def shares(keep: Estimate) -> str:
+    """`12.3% [8.1%, 15.0%]`; the paper's, which has no interval and is small, `0.12%`."""
+    if keep.low is None or keep.high is None:
+        return percent(keep.value, 2)
+    return f"{percent(keep.value)} [{percent(keep.low)}, {percent(keep.high)}]"

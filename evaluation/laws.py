@@ -27,12 +27,16 @@ from evaluation.scaling import (
 
 @dataclass(frozen=True, eq=False)
 class ArmLaws:
-    """An arm's laws by benchmark, through its finished runs; empty with a reason where they can't be fitted."""
+    """An arm's laws by benchmark, through its finished runs; empty with a reason where they can't be fitted.
+
+    average: of the mean of the benchmarks' means, in which costs are told.
+    """
 
     arm: str
     runs: int
     loss: Mapping[str, LossLaw]
     accuracy: Mapping[str, AccuracyLaw]
+    average: LossLaw | None = None
     reason: str = ""
 
 
@@ -92,10 +96,13 @@ def _arm(
     measured = rows[rows["proxy_id"].isin(set(mine["proxy_id"]))]
     loss: dict[str, LossLaw] = {}
     accuracy: dict[str, AccuracyLaw] = {}
+    every: list[np.ndarray] = []
+    average = None
     try:
         for benchmark, each in measured.groupby("benchmark"):
             by_run = each.groupby("proxy_id")[["bits_per_byte"]].mean().reindex(mine["proxy_id"])
             bits = by_run["bits_per_byte"].to_numpy(np.float64)
+            every.append(bits)
             loss[str(benchmark)] = fit_loss(n, d, bits, replicates=replicates, level=level, seed=seed)
             right = each.dropna(subset=["correct"]).groupby("proxy_id")["correct"].agg(lambda c: c.astype(float).mean())
             if benchmark in chance and len(right) == len(mine):
@@ -103,11 +110,13 @@ def _arm(
                 accuracy[str(benchmark)] = fit_accuracy(
                     bits, share, chance=chance[str(benchmark)], replicates=replicates, level=level, seed=seed
                 )
+        if len(every) > 1:
+            average = fit_loss(n, d, np.mean(every, axis=0), replicates=replicates, level=level, seed=seed)
     except InputError as error:
-        return ArmLaws(arm, len(mine), {}, {}, str(error))
+        return ArmLaws(arm, len(mine), {}, {}, reason=str(error))
     if not loss:
-        return ArmLaws(arm, len(mine), {}, {}, "none of its runs was measured")
-    return ArmLaws(arm, len(mine), loss, accuracy)
+        return ArmLaws(arm, len(mine), {}, {}, reason="none of its runs was measured")
+    return ArmLaws(arm, len(mine), loss, accuracy, average or next(iter(loss.values())))
 
 
 def _multiplier(baseline: ArmLaws, method: ArmLaws, level: float) -> ArmMultiplier:

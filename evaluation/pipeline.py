@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from pyspark.sql import Row, SparkSession
 
 from betr import pages
@@ -14,10 +16,12 @@ from betr.pipeline import opened
 from betr.run import Outcome, Run
 from curation.files import write_whole
 from curation.progress import Terminal
-from evaluation import compare, laws, ledger, roi, stages
+from evaluation import compare, filter_law, laws, ledger, roi, stages
+from evaluation.arm_config import parse_arm
 from evaluation.config import EvaluationConfig, RoiConfig
 from evaluation.proxy import FINETUNED
 from evaluation.report import comparison_page, return_page
+from evaluation.scaling import REPLICATES
 
 
 def evaluate(run: Run, config: EvaluationConfig) -> tuple[list[Row], Outcome]:
@@ -45,7 +49,9 @@ def run_comparison(
         rows, trained = evaluate(run, config)
         judged = judge(run, trained, level=config.level)
         said = compare.words(judged.found, ours=config.ours)
-        for line in dict.fromkeys((*said.told, *said.against)):
+        more, turned = compare.token_words(judged.by_tokens)
+        kept = [] if judged.kept is None else filter_law.words(judged.kept)
+        for line in dict.fromkeys((*said.told, *more, *said.against, *turned, *kept)):
             run.terminal.line(line)
         page = draw(run, config, judged, rows, trained.key)
         held_out = run.needs("held-out")
@@ -54,7 +60,12 @@ def run_comparison(
             "held_out": {"measured": held_out["counts"], "removed": held_out["removed"]},
             "pretrained": compare.as_json(judged.found),
             "finetuned": None if judged.tuned is None else compare.as_json(judged.tuned),
+            "by_tokens": [
+                {"tokens": each.sizes[-1].tokens, "gains": [dataclasses.asdict(g) for g in each.gains]}
+                for each in judged.by_tokens
+            ],
             "laws": laws.as_json(judged.laws),
+            "filter_law": None if judged.kept is None else filter_law.as_json(judged.kept),
             "page": page,
             "warnings": run.warnings,
         }
@@ -62,28 +73,53 @@ def run_comparison(
 
 @dataclass(frozen=True)
 class Judged:
-    """What the models of a comparison tell. tuned: after fine-tuning, None where nobody asked for it."""
+    """What the models of a comparison tell.
 
-    found: compare.Comparison
+    by_tokens: at each number of tokens, ascending. tuned: after fine-tuning, None where nobody asked for it. kept: the
+    best share to keep, None without arms keep:SHARE.
+    """
+
+    by_tokens: tuple[compare.Comparison, ...]
     tuned: compare.Comparison | None
     laws: laws.Laws
+    kept: filter_law.FilterLaw | None
+
+    @property
+    def found(self) -> compare.Comparison:
+        """The comparison that is told: at the most tokens."""
+        return self.by_tokens[-1]
 
 
 def judge(run: Run, trained: Outcome, *, level: float) -> Judged:
     """Figures of the runs that a training left, from the tables alone."""
     there = stages.measured(run, trained)
-    asked = set(there.evaluations["benchmark"])
-    heads = {arm: arm.partition(":")[2] for arm in there.runs["arm"].unique() if arm.startswith("betr:")}
-    chance = compare.chance_of(there.held_out)
+    return judge_tables(there.runs, there.evaluations, chance=compare.chance_of(there.held_out), level=level)
+
+
+def judge_tables(
+    runs: pd.DataFrame, evaluations: pd.DataFrame, *, chance: Mapping[str, float], level: float,
+    replicates: int = REPLICATES,
+) -> Judged:  # fmt: skip
+    """The comparison at each number of tokens (`runs.asked`), the laws through all runs, the best share to keep.
+
+    replicates: of the laws.
+    """
+    asked, arms = set(evaluations["benchmark"]), set(runs["arm"])
+    heads = {arm: arm.partition(":")[2] for arm in sorted(arms) if arm.startswith("betr:")}
     settings: dict[str, Any] = {
         "targets": {arm: head for arm, head in heads.items() if head in asked}, "chance": chance, "level": level,
     }  # fmt: skip
-    found = compare.compare(there.runs, there.evaluations, **settings)
+    each = compare.by_tokens(runs, evaluations, **settings)
     tuned = None
-    if (there.evaluations["phase"] == FINETUNED).any():
-        tuned = compare.compare(there.runs, there.evaluations, phase=FINETUNED, **settings)
-    fitted = laws.fit_arms(there.runs, there.evaluations, baseline=compare.BASELINE, chance=chance, level=level)
-    return Judged(found, tuned, fitted)
+    if (evaluations["phase"] == FINETUNED).any():
+        most = runs[runs["asked"] == runs["asked"].max()]
+        tuned = compare.compare(most, evaluations, phase=FINETUNED, **settings)
+    keeps = {arm: parse_arm(arm).number for arm in sorted(arms) if arm.startswith("keep:")}
+    kept = filter_law.of_runs(runs, evaluations, keeps, level=level, replicates=replicates) if keeps else None
+    fitted = laws.fit_arms(
+        runs, evaluations, baseline=compare.BASELINE, chance=chance, level=level, replicates=replicates
+    )
+    return Judged(each, tuned, fitted, kept)
 
 
 def draw(run: Run, config: EvaluationConfig, judged: Judged, rows: Sequence[Row], key: str) -> str | None:
@@ -92,7 +128,8 @@ def draw(run: Run, config: EvaluationConfig, judged: Judged, rows: Sequence[Row]
     if out is None:
         return None
     page = comparison_page(
-        judged.found, ours=config.ours, laws=judged.laws, tuned=judged.tuned,
+        judged.found, ours=config.ours, laws=judged.laws, tuned=judged.tuned, by_tokens=judged.by_tokens,
+        kept=judged.kept,
         reach={row["arm"]: row["tokens"] for row in rows},
     )  # fmt: skip
     run.terminal.line(f"the page: {write_whole(page, out)}")

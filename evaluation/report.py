@@ -5,14 +5,27 @@ Plain data in (compare.py, roi.py), a self-contained page out; the frame and the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from curation import report
 from curation.progress import clock
 from curation.report import COLOURS, Html, Point, Reference, Section, number, percent
-from evaluation import after_finetuning, roi
-from evaluation.compare import Comparison, Gain, Loss, Words, bits, place, points, words
-from evaluation.filter_law import FilterLaw, beside
+from evaluation import after_finetuning, filter_law, roi
+from evaluation.compare import (
+    Comparison,
+    Gain,
+    Loss,
+    Words,
+    bits,
+    overall_gains,
+    place,
+    points,
+    right_answers,
+    token_words,
+    words,
+)
+from evaluation.filter_law import FilterLaw
 from evaluation.laws import Laws
 from evaluation.repetition import ASSUMED, repetition
 from evaluation.scaling import Estimate
@@ -35,24 +48,28 @@ SMALL = (
 
 def comparison_page(
     found: Comparison, *, title: str = "", ours: str | None = None, laws: Laws | None = None,
-    filter_law: FilterLaw | None = None, reach: Mapping[str, float] | None = None, tuned: Comparison | None = None,
+    kept: FilterLaw | None = None, reach: Mapping[str, float] | None = None, tuned: Comparison | None = None,
+    by_tokens: Sequence[Comparison] = (),
 ) -> str:  # fmt: skip
     """The whole page, the answer first. ours: the arm whose defeats are listed; None: all but the baseline.
 
-    laws, filter_law: fitted through the runs, where there are; reach: arm -> unique tokens of its selection; tuned: the
-    same models after fine-tuning.
+    laws, kept (the best share to keep): fitted through the runs, where there are; reach: arm -> unique tokens of its
+    selection; tuned: the same models after fine-tuning; by_tokens: `compare.by_tokens`, of which `found` is the last.
     """
     said = words(found, ours=ours)
+    more, turned = token_words(by_tokens)
+    said = dataclasses.replace(said, told=(*said.told, *more), against=(*said.against, *turned))
     sections = [
         Section("In short", _short(found, said)),
         Section("What goes against it", _against(said)),
         Section(f"Gain over {found.baseline}", _gains(found)),
         *([Section("Each target on each benchmark", _matrix(found))] if found.cells else []),
         Section("Loss by size", _losses(found)),
+        *([Section("Gain by tokens", _by_tokens(by_tokens))] if len(by_tokens) > 1 else []),
         *([Section("Right answers", _accuracy(found))] if found.accuracies else []),
         *([Section("After fine-tuning", _tuned(found, tuned))] if tuned else []),
         *([Section("Laws and the compute saved", _laws(laws))] if laws else []),
-        *([Section("How much to keep", _filter_law(filter_law))] if filter_law else []),
+        *([Section("How much to keep", _filter_law(kept))] if kept else []),
         *([Section("How far the selections reach", _reach(reach))] if reach else []),
         Section("Runs and what they took", _runs(found)),
         Section("What this can't tell", [report.bullets(said.limits), report.bullets(SMALL)]),
@@ -257,6 +274,34 @@ def _losses(found: Comparison) -> list[Html]:
     return [*blocks, report.paragraph(told, kind="quiet")]
 
 
+def _by_tokens(each: Sequence[Comparison]) -> list[Html]:
+    found, counts = each[-1], [e.sizes[-1].tokens for e in each]
+    gains = [{g.arm: g for g in overall_gains(e) if g.benchmark is None or len(e.examples) == 1} for e in each]
+    best = sorted(gains[-1], key=lambda arm: (-gains[-1][arm].gain, arm))
+    lines = {
+        arm: [
+            (count / 1e6, Point(number(count), g.gain, g.joint_low, g.joint_high))
+            for count, at in zip(counts, gains, strict=True)
+            if (g := at.get(arm)) is not None
+        ]
+        for arm in best[:COLOURS]
+    }
+    rows = [
+        (arm, *(bits(g.gain, g.joint_low, g.joint_high) if (g := at.get(arm)) else report.ABSENT for at in gains))
+        for arm in best
+    ]
+    note = "bits per byte; bands: all gains of a number of tokens at once"
+    caption = f"Size {_last(found)}: bits per byte fewer than {found.baseline}, by tokens that models were trained on"
+    return [
+        report.line_chart(
+            f"Gain over {found.baseline} by tokens", lines, x_label="million tokens", note=note,
+            reference=Reference(0.0, found.baseline),
+        ),
+        report.table(["arm", *(f"{number(count)} tokens" for count in counts)], rows, caption=caption),
+        report.paragraph("A shorter run is a run of its own: its learning rate falls sooner.", kind="quiet"),
+    ]  # fmt: skip
+
+
 def _accuracy(found: Comparison) -> list[Html]:
     mine = [a for a in found.accuracies if a.size == _last(found)]
     charts = [
@@ -269,9 +314,8 @@ def _accuracy(found: Comparison) -> list[Html]:
         for benchmark in dict.fromkeys(a.benchmark for a in mine)
     ]
     rows = [
-        (g.arm, g.benchmark, points(g.gain, g.joint_low, g.joint_high), _verdict(g))
-        for g in found.accuracy_gains
-        if g.size == _last(found)
+        (g.arm, place(g.benchmark), points(g.gain, g.joint_low, g.joint_high), _verdict(g))
+        for g in right_answers(found)
     ]
     headers = ["arm", "on", f"percentage points more than {found.baseline}", "verdict"]
     return [*([report.beside(*charts)] if charts else []), *([report.table(headers, rows)] if rows else [])]
@@ -322,21 +366,31 @@ def _estimate(each: Estimate | None) -> str:
 
 def _filter_law(found: FilterLaw) -> list[Html]:
     if found.reason:
-        return [report.paragraph(f"Not told by these {found.runs} runs: {found.reason}.", kind="note")]
-    rows = [(name, f"{flops:.2e}", _percent(share)) for name, flops, share in beside(found, found.computes)]
-    law = f"{_estimate(found.factor)} x FLOPs^{_estimate(found.exponent)} percent of the tokens"
-    headers = ["law", "FLOPs", "best share to keep, percent"]
-    return [
-        report.paragraph(f"Through {found.runs} runs: {law}."),
-        report.table(headers, rows, caption="Beside the paper's laws"),
+        return [report.paragraph(filter_law.words(found)[0], kind="note")]
+    told = {(flops, name): share for name, flops, share in filter_law.beside(found, found.computes)}
+    names = list(dict.fromkeys(name for _, name in told))
+    rows = [
+        (
+            f"{flops:.2e}",
+            *(
+                "beyond those tried" if (share := told[flops, name]) is None else filter_law.shares(share)
+                for name in names
+            ),
+        )
+        for flops in found.computes
     ]
-
-
-def _percent(share: Estimate | None) -> str:
-    if share is None:
-        return report.ABSENT
-    ends = (None if end is None else 100 * end for end in (share.low, share.high))
-    return _estimate(Estimate(100 * share.value, *ends))
+    law = f"percent = {_estimate(found.factor)} x FLOPs^{_estimate(found.exponent)}"
+    tried = ", ".join(percent(rate) for rate in found.rates)
+    headers = ["FLOPs", "by these runs", *(f"paper, {name}" for name in names[1:])]
+    return [
+        report.bullets(filter_law.words(found)),
+        report.table(headers, rows, caption=f"Best share of the tokens to keep. Tried: {tried}. Own law: {law}"),
+        report.paragraph(
+            "All runs of a compute train on equal tokens: what keeps little is read several times, so that the best "
+            "share is also the one that still has enough to read.",
+            kind="quiet",
+        ),
+    ]
 
 
 def _tuned(found: Comparison, tuned: Comparison) -> list[Html]:
@@ -405,22 +459,55 @@ def return_page(found: roi.Return, *, title: str = "What the selection costs and
     return report.page(title, sections, lead=said.gain[0])
 
 
+# What a stage does, in words of no trade.
+DOES = {
+    "import": "reads the documents",
+    "targets": "reads the tasks' examples",
+    "sample": "draws a sample of the documents",
+    "embed": "turns sample and examples into vectors of meaning",
+    "rank": "finds the documents nearest to each example",
+    "train": "teaches a fast judge what is near",
+    "score": "lets it judge every document",
+    "deduplicate": "finds near-copies",
+    "decontaminate": "finds documents that hold test questions",
+    "select": "keeps the best documents",
+    "cover": "tells which examples the kept documents serve",
+    "watch": "tells what moved since the last time",
+    "export": "writes the documents for training",
+    "held-out": "reads the questions that models are asked",
+    "proxies": "trains small models and asks them",
+    "bare/draft": "a model drafts new examples",
+    "bare/refine": "a model makes the drafts good",
+    "bare/judge": "a model tells drafts from real ones",
+}
+
+
+def _does(stage: str) -> str:
+    kind, _, rest = stage.partition("/")
+    arm = rest.removesuffix("/train").removesuffix("/score")
+    return DOES.get(stage, f"chooses in another way: {arm}" if kind == "arm" else report.ABSENT)
+
+
 def _bought(found: roi.Return, said: roi.Words) -> list[Html]:
-    rows = [
-        (
-            g.name, f"{roi.figure(g.gain)} {roi.UNITS[g.unit]}", roi.money(g.cost, found.currency),
-            report.ABSENT if g.each is None else roi.figure(g.each), ", ".join(stage for stage, _ in g.stages),
-        )
-        for g in found.gains
-    ]  # fmt: skip
     headers = ["gain", "how much", "cost", f"gain for each {found.currency}", "paid by the stages"]
-    blocks = [report.bullets(said.gain), report.table(headers, rows)]
-    if any(g.unit == "bits" for g in found.gains):
+    blocks = [report.bullets(said.gain), report.table(headers, [_priced(g, found.currency) for g in found.gains])]
+    if len(found.ways) > 1:
+        caption = "Every way to choose that was compared: what it would cost alone, by all the stages that it needs"
+        rows = [_priced(g, found.currency) for g in sorted(found.ways, key=lambda g: (-g.gain.value, g.name))]
+        blocks.append(report.table(headers, rows, caption=caption))
+    if any(g.unit == "bits" for g in (*found.gains, *found.ways)):
         told = (
             "Bits a byte say how well a model foresees right answers: fewer are better, and a gain is how many fewer."
         )
         blocks.append(report.paragraph(told, kind="quiet"))
     return blocks
+
+
+def _priced(g: roi.PerCost, currency: str) -> tuple[str, ...]:
+    return (
+        g.name, f"{roi.figure(g.gain)} {roi.UNITS[g.unit]}", roi.money(g.cost, currency),
+        report.ABSENT if g.each is None else roi.figure(g.each), ", ".join(stage for stage, _ in g.stages),
+    )  # fmt: skip
 
 
 def _spent(found: roi.Return, said: roi.Words) -> list[Html]:
@@ -430,23 +517,36 @@ def _spent(found: roi.Return, said: roi.Words) -> list[Html]:
             ("selecting once more", roi.money(found.running.once, found.currency)),
             ("a year", roi.money(found.running.a_year, found.currency)),
         ]
+    by_part = [
+        (
+            p.part, p.core_hours, p.gpu_hours, p.tokens or report.ABSENT, roi.money(p.cost, found.currency),
+            percent(p.cost / found.total if found.total else None),
+        )
+        for p in found.parts
+    ]  # fmt: skip
     again = dict(found.running.stages) if found.running is not None else {}
+    order = [p.part for p in found.parts]
     rows = [
         (
-            s.stage, s.runs, s.core_hours, s.gpu_hours, s.tokens, roi.money(s.money, found.currency),
-            roi.money(s.cost, found.currency), percent(s.cost / found.total if found.total else None),
+            s.stage, _does(s.stage), s.runs, clock(s.seconds), s.core_hours, s.gpu_hours,
+            s.tokens or report.ABSENT, roi.money(s.cost, found.currency),
+            percent(s.cost / found.total if found.total else None),
             roi.money(again[s.stage], found.currency) if s.stage in again else report.ABSENT,
         )
-        for s in found.stages
+        for s in sorted(found.stages, key=lambda s: order.index(s.part))
     ]  # fmt: skip
-    headers = [
-        "stage", "runs", "core-hours", "GPU-hours", "tokens", "paid beside machines", "cost", "share",
-        "each time again",
-    ]  # fmt: skip
+    headers = ["core-hours", "GPU-hours", "tokens"]
     chart = report.bar_chart(
-        "Cost by stage", [Point(s.stage, s.cost) for s in found.stages], note=f"in {found.currency}, all runs"
+        "Cost by part", [Point(p.part, p.cost) for p in found.parts], note=f"in {found.currency}, all runs"
     )
-    return [report.figures(cards), report.bullets(said.running), report.beside(chart), report.table(headers, rows)]
+    return [
+        report.figures(cards), report.bullets(said.running), report.beside(chart),
+        report.table(["part", *headers, "cost", "share"], by_part, caption="All that was done, by part"),
+        report.table(
+            ["stage", "what it does", "runs", "time", *headers, "cost", "share", "each time again"], rows,
+            caption="By stage, in the order of the parts",
+        ),
+    ]  # fmt: skip
 
 
 def _worth(found: roi.Return, said: roi.Words) -> list[Html]:

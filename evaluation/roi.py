@@ -1,6 +1,7 @@
 """What a selection cost, what it brought and when it pays: the arithmetic behind `evaluate roi`, without Spark.
 
-A ledger holds a row for each run of a stage; a price table makes money of it. Three parts, as managers ask: the gain on
+A ledger holds a row for each run of a stage, of all that was done: choosing, other ways to choose, the small models,
+what models wrote. A price table makes money of it. Three parts, as managers ask: the gain on
 the tasks, the running cost of selecting again, the effect on the business at a value that the user gives. Nothing is
 priced at 0 because a price is missing, and what can't be said is None with a reason.
 """
@@ -10,21 +11,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from bare import cost
 from betr import estimate
 from curation.errors import InputError
-from curation.report import number
+from curation.report import number, percent
 from evaluation.scaling import Estimate, LossLaw, Multiplier, losses
+from evaluation.scaling import estimate as estimate_interval
 
 Unit = Literal["points", "bits"]
-COLUMNS = ("stage", "seconds", "cores", "gpus", "tokens", "money")
+COLUMNS = ("part", "stage", "seconds", "cores", "gpus", "tokens", "money")
 RESOURCES = {"cores": "core_hour", "gpus": "gpu_hour"}
 UNITS: dict[Unit, str] = {"points": "percentage points", "bits": "bits a byte"}
 HOUR = 3600.0
@@ -35,11 +36,12 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class PriceTable:
-    """Prices of an hour of a core and of a GPU; None: the table doesn't say."""
+    """Prices of an hour of a core and of a GPU, None: the table doesn't say; and of models, by name."""
 
     core_hour: float | None = None
     gpu_hour: float | None = None
     currency: str = "USD"
+    models: Mapping[str, cost.Price] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in RESOURCES.values():
@@ -57,20 +59,43 @@ class PriceTable:
             )
         return float(value)
 
+    def of_calls(
+        self, model: str, tokens_in: float, tokens_out: float, seconds: float, *, calls: int, untold: int = 0
+    ) -> float:
+        """What calls of a model cost, by their sums; untold: calls that told no tokens. InputError where the model has
+        no price, or where its price is by tokens that nobody told.
+        """
+        price = cost.PriceTable(self.models, self.currency).price(model)
+        if untold and (price.input_per_million or price.output_per_million):
+            raise InputError(
+                f"{untold:,} of {calls:,} calls of the model {model!r} told no tokens, and it is priced by tokens: "
+                "price it by the hour (per_hour)"
+            )
+        return float(cost.row_costs(price, [tokens_in], [tokens_out], [seconds])[0])
+
 
 def load_prices(path: str) -> PriceTable:
-    """The file of `betr estimate`: `currency` and `machines`. A price that it doesn't hold stays unknown, not 0."""
-    known = estimate.load_prices(path)  # what it must hold, and what it may
-    machines = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))["machines"]
-    return PriceTable(**{name: machines.get(name) for name in RESOURCES.values()}, currency=known.currency)
+    """The file of `betr estimate` and `bare estimate`: `currency`, `machines`, `models`.
+
+    A price that it doesn't hold stays unknown, not 0.
+    """
+    data = estimate.read_prices(path)
+    currency = estimate.prices_in(data, path).currency
+    machines = {name: data["machines"].get(name) for name in RESOURCES.values()}
+    return PriceTable(**machines, currency=currency, models=cost.prices_in(data.get("models", {}), path))
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What all runs of a stage took; money: what was paid beside the machines, such as a model's tokens by a server."""
+    """What all runs of a stage took; money: what was paid beside the machines, such as a model's tokens by a server.
 
+    part: of what it is a part, such as choosing, or small models. seconds: of all runs together.
+    """
+
+    part: str
     stage: str
     runs: int
+    seconds: float
     core_hours: float
     gpu_hours: float
     tokens: int
@@ -91,9 +116,30 @@ def costs(ledger: pd.DataFrame, prices: PriceTable) -> list[StageCost]:
         priced = sum(taken * prices.price(RESOURCES[r], str(stage)) for r, taken in hours.items() if taken)
         money = float(rows["money"].fillna(0).sum())
         tokens = int(rows["tokens"].fillna(0).sum())
-        found.append(
-            StageCost(str(stage), len(rows), hours["cores"], hours["gpus"], tokens, money, float(priced + money))
-        )
+        part, runs = str(rows["part"].iloc[0]), len(rows)
+        took = float(seconds.sum()), hours["cores"], hours["gpus"]
+        found.append(StageCost(part, str(stage), runs, *took, tokens, money, float(priced + money)))
+    return found
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """What the stages of a part took together."""
+
+    part: str
+    core_hours: float
+    gpu_hours: float
+    tokens: int
+    cost: float
+
+
+def parts(stages: Sequence[StageCost]) -> list[PartCost]:
+    """Cost by part, in the order of their first stages."""
+    found = []
+    for part in dict.fromkeys(each.part for each in stages):
+        mine = [each for each in stages if each.part == part]
+        hours = (math.fsum(each.core_hours for each in mine), math.fsum(each.gpu_hours for each in mine))
+        found.append(PartCost(part, *hours, sum(each.tokens for each in mine), math.fsum(each.cost for each in mine)))
     return found
 
 
@@ -102,7 +148,7 @@ def _check_ledger(ledger: pd.DataFrame) -> None:
         raise InputError(f"ledger: no column {', '.join(absent)}; it has {', '.join(map(str, ledger))}")
     if ledger.empty:
         raise InputError("ledger: it has no row, so there is no cost to speak of; run the stages first")
-    for column in COLUMNS[1:]:
+    for column in COLUMNS[2:]:
         values = pd.to_numeric(ledger[column])
         if (values < 0).any() or np.isinf(values.to_numpy(np.float64, na_value=0.0)).any():
             stage = ledger["stage"][(values < 0) | (values == math.inf)].iloc[0]
@@ -126,12 +172,16 @@ def _check_ledger(ledger: pd.DataFrame) -> None:
 
 @dataclass(frozen=True)
 class Gained:
-    """What some stages bought: a gain over what there was without them, with its interval, in `unit`."""
+    """What some stages bought: a gain over what there was without them, with its interval, in `unit`.
+
+    rival: of another way to choose: it isn't surely worse than the one that the return is of.
+    """
 
     name: str
     stages: tuple[str, ...]
     gain: Estimate
     unit: Unit = "points"
+    rival: bool = False
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -148,25 +198,31 @@ class PerCost:
     cost: float
     each: Estimate | None
     stages: tuple[tuple[str, float], ...]
+    rival: bool = False
 
 
 def per_cost(stages: Sequence[StageCost], gained: Sequence[Gained]) -> list[PerCost]:
     """Gain per cost, and how the cost is made up by stage. A stage pays for one gain only: else it'd count twice."""
-    of = {each.stage: each.cost for each in stages}
     taken: dict[str, str] = {}
-    found = []
     for each in gained:
         for stage in each.stages:
-            if stage not in of:
-                raise InputError(f"{each.name}: no stage {stage!r} in the ledger; there are {', '.join(of)}")
             if stage in taken:
                 raise InputError(f"the stage {stage} can't pay for both {taken[stage]} and {each.name}; name it once")
             taken[stage] = each.name
-        cost = math.fsum(of[stage] for stage in each.stages)
-        bought = _scaled(each.gain, 1 / cost) if cost > 0 else None
-        found.append(
-            PerCost(each.name, each.unit, each.gain, cost, bought, tuple((stage, of[stage]) for stage in each.stages))
-        )
+    return ways(stages, gained)
+
+
+def ways(stages: Sequence[StageCost], gained: Sequence[Gained]) -> list[PerCost]:
+    """Gain per cost of ways to choose of which one alone would be taken: stages that several need count for each."""
+    of = {each.stage: each.cost for each in stages}
+    found = []
+    for each in gained:
+        if unknown := [stage for stage in each.stages if stage not in of]:
+            raise InputError(f"{each.name}: no stage {unknown[0]!r} in the ledger; there are {', '.join(of)}")
+        spent = math.fsum(of[stage] for stage in each.stages)
+        bought = _scaled(each.gain, 1 / spent) if spent > 0 else None
+        by_stage = tuple((stage, of[stage]) for stage in each.stages)
+        found.append(PerCost(each.name, each.unit, each.gain, spent, bought, by_stage, each.rival))
     return found
 
 
@@ -262,6 +318,60 @@ def _until(rows: np.ndarray, gain: float, parameters: float, tokens: float) -> n
         return np.asarray(np.where(left > 0, np.exp((rows[:, 2] - np.log(left)) / rows[:, 4]), np.inf))
 
 
+# -- at equal cost -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EqualCost:
+    """An arm beside plain training for the same money, by the laws of both arms' runs.
+
+    choosing, training: what choosing costs, and one training; extra: the one as a share of the other, so that plain
+    training reads tokens, and the arm tokens / (1 + extra). gain: L_plain(N, tokens) - L_arm(N, tokens / (1 + extra)),
+    N parameters, the loss's unit; None with a reason: both lie among the runs, or nothing is said. planned: training is
+    the one that the user named, not that of a small model.
+    """
+
+    choosing: float
+    training: float | None
+    planned: bool
+    extra: float | None
+    parameters: float | None
+    tokens: float | None
+    gain: Estimate | None
+    reason: str = ""
+
+
+def equal_cost(
+    plain: LossLaw | None, method: LossLaw | None, *, choosing: float, training: float | None, planned: bool = False,
+    reason: str = "",
+) -> EqualCost:  # fmt: skip
+    """At the largest model and the most tokens that both laws' runs have. reason: why there is no law.
+
+    Replicates of both are a step apart, since arms fitted with one seed have drawn the same places among their runs.
+    """
+    if training is None or training <= 0:
+        return EqualCost(choosing, training, planned, None, None, None, None, "nobody knows what a training costs")
+    extra = choosing / training
+    known = (choosing, training, planned, extra)
+    if plain is None or method is None:
+        return EqualCost(*known, None, None, None, reason or "there is no law of both arms' runs")
+    size = min(plain.parameters.max(), method.parameters.max())
+    tokens = min(plain.tokens.max(), method.tokens.max())
+    fewer = tokens / (1 + extra)
+    if not (plain.within(size, tokens) and method.within(size, fewer)):
+        least = max(plain.tokens.min(), method.tokens.min())
+        told = (
+            f"choosing costs {_share(extra)} a training, so that the arm would be left with {number(int(fewer))} "
+            f"tokens beside {number(int(tokens))}, and nothing under {number(int(least))} was trained"
+        )
+        return EqualCost(*known, float(size), float(tokens), None, told)
+    value = float(plain.loss([size], [tokens])[0] - method.loss([size], [fewer])[0])
+    theirs, ours = plain.replicated([size], [tokens])[:, 0], method.replicated([size], [fewer])[:, 0]
+    rows = min(len(theirs), len(ours))
+    gain = estimate_interval(value, theirs[:rows] - np.roll(ours[:rows], 1), plain.level)
+    return EqualCost(*known, float(size), float(tokens), gain)
+
+
 # -- the three parts ---------------------------------------------------------------------------------------------------
 
 
@@ -295,12 +405,15 @@ class Return:
 
     currency: str
     stages: tuple[StageCost, ...]
+    parts: tuple[PartCost, ...]
     total: float
     gains: tuple[PerCost, ...]
+    ways: tuple[PerCost, ...]
     running: Running | None
     effect: Effect | None
     break_even: BreakEven | None
     longer: Longer | None
+    equal_cost: EqualCost | None
     reasons: tuple[str, ...]
 
 
@@ -315,9 +428,13 @@ def return_on(
     times_a_year: float = 0.0,
     repeated: Mapping[str, float] | None = None,
     value_per_point: float | None = None,
+    others: Sequence[Gained] = (),
+    equal: EqualCost | None = None,
+    unsaid: Sequence[str] = (),
 ) -> Return:
-    """Cost, gain, running cost and effect. multiplier, plain and value are of the first of `gained` and its stages.
+    """Cost, gain, running cost and effect. multiplier, plain, equal and value are of the first of `gained`.
 
+    others: all ways to choose that were compared, whose stages may be the same; unsaid: what more isn't known.
     repeated: stage -> the share of its cost that selecting again takes (1: all of it; new documents alone: less).
     value_per_point: money a year for one percentage point.
     """
@@ -351,8 +468,14 @@ def return_on(
     elif plain.reason:
         reasons.append(f"training longer: {plain.reason}")
     total = math.fsum(each.cost for each in stages)
-    parts = (running, effect, even, plain)
-    return Return(prices.currency, tuple(stages), total, tuple(gains), *parts, tuple(reasons))
+    if equal is None:
+        reasons.append("equal cost: there is no law of both arms' runs; train them at more sizes and tokens")
+    elif equal.reason:
+        reasons.append(f"equal cost: {equal.reason}")
+    return Return(
+        prices.currency, tuple(stages), tuple(parts(stages)), total, tuple(gains), tuple(ways(stages, others)), running,
+        effect, even, plain, equal, (*reasons, *unsaid),
+    )  # fmt: skip
 
 
 def _running(stages: Sequence[StageCost], times: float, repeated: Mapping[str, float]) -> Running | None:
@@ -366,9 +489,9 @@ def _running(stages: Sequence[StageCost], times: float, repeated: Mapping[str, f
             raise InputError(f"running cost: the share of {stage} must be a number of 0 or more; got {share!r}")
     if not times or not repeated:
         return None
-    parts = tuple((stage, of[stage] * share) for stage, share in repeated.items())
-    once = math.fsum(cost for _, cost in parts)
-    return Running(times, once, times * once, parts)
+    again = tuple((stage, of[stage] * share) for stage, share in repeated.items())
+    once = math.fsum(part for _, part in again)
+    return Running(times, once, times * once, again)
 
 
 def _effect(points: Estimate, value: float, selection: float, running: float) -> Effect:
@@ -428,6 +551,11 @@ def figure(given: Estimate) -> str:
 
 
 def _gain_words(found: Return) -> Iterator[str]:
+    yield from _gains_alone(found)
+    yield from _equal_words(found)
+
+
+def _gains_alone(found: Return) -> Iterator[str]:
     for each in found.gains:
         yield (
             f"{each.name}: {figure(each.gain)} {UNITS[each.unit]}, for {money(each.cost, found.currency)}."
@@ -448,6 +576,34 @@ def _gain_words(found: Return) -> Iterator[str]:
         open_end = "" if plain.times.high is not None else ", perhaps never"
         ends = "" if plain.times.high is None else f" [{number(plain.times.low)}, {number(plain.times.high)}]"
         yield f"Without it the same takes {number(plain.times.value)}{ends} times the tokens{open_end}{beyond}."
+
+
+def _equal_words(found: Return) -> Iterator[str]:
+    equal = found.equal_cost
+    if equal is None or equal.extra is None or equal.training is None:
+        return
+    whose = "the training that is planned" if equal.planned else "one small model's training"
+    yield (
+        f"Choosing costs {money(equal.choosing, found.currency)}, {_share(equal.extra)} {whose} "
+        f"({money(equal.training, found.currency)}): for that money plain training could read as many tokens more."
+    )
+    if equal.gain is not None:
+        arm, ahead = found.gains[0].name.partition(" over ")[0], equal.gain.value >= 0
+        gap = equal.gain if ahead else _behind(equal.gain)
+        yield (
+            f"At equal cost {arm} is {figure(gap)} {UNITS['bits']} {'ahead of' if ahead else 'behind'} plain training, "
+            "by the laws of the small models."
+        )
+
+
+def _share(extra: float) -> str:
+    return f"{percent(extra)} of" if extra < 10 else f"{number(extra)} times"
+
+
+def _behind(gain: Estimate) -> Estimate:
+    """A gain below 0, seen from the other side."""
+    low, high = (None if end is None else -end for end in (gain.high, gain.low))
+    return Estimate(-gain.value, low, high)
 
 
 def _running_words(found: Return) -> Iterator[str]:
@@ -475,12 +631,27 @@ def _effect_words(found: Return) -> Iterator[str]:
         yield f"The first cost is back after {number(effect.pays_back)} years."
 
 
+def _cheaper_words(found: Return) -> Iterator[str]:
+    """Other ways that cost less and aren't surely worse."""
+    first = found.gains[0]
+    for each in found.ways:
+        if each.rival and each.cost < first.cost:
+            told = f"{figure(each.gain)} {UNITS[each.unit]} for {money(each.cost, found.currency)}"
+            yield f"A cheaper way isn't surely worse: {each.name}, {told}."
+
+
 def _against_words(found: Return) -> Iterator[str]:
     for each in found.gains:
         if each.gain.value <= 0:
             yield f"{each.name} gained nothing: {figure(each.gain)} {UNITS[each.unit]}."
         elif each.gain.low is not None and each.gain.low <= 0:
             yield f"{each.name} may have gained nothing: its interval holds 0."
+    yield from _cheaper_words(found)
+    if (equal := found.equal_cost) is not None and equal.gain is not None:
+        if equal.gain.value <= 0:
+            yield "For the same money plain training is as good or better."
+        elif equal.gain.low is None or equal.gain.low <= 0:
+            yield "For the same money plain training may be as good: the interval holds 0."
     even = found.break_even
     doubtful = even is not None and even.multiplier is not None and (even.multiplier.low or math.inf) <= 1
     if doubtful and even is not None and even.training is not None:
@@ -494,7 +665,7 @@ def _against_words(found: Return) -> Iterator[str]:
         yield f"The gain isn't worth its running cost: {amounts(found.effect.net, found.currency)} a year."
     elif found.effect is not None and found.effect.net.low is not None and found.effect.net.low <= 0:
         yield "The gain may not be worth its running cost: the interval of what is left holds 0."
-    paid = {stage for each in found.gains for stage, _ in each.stages}
+    paid = {stage for each in (*found.gains, *found.ways) for stage, _ in each.stages}
     rest = [each for each in found.stages if each.stage not in paid and each.cost > 0]
     if rest:
         spent = math.fsum(each.cost for each in rest)

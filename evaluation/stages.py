@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,11 @@ __all__ = ["Measured", "hold_out", "make_arms", "measured", "train"]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a comparison is drawn from: rows of PROXY_RUNS, EVALUATIONS and HELD_OUT_EXAMPLES that belong together."""
+    """What a comparison is drawn from: rows of PROXY_RUNS, EVALUATIONS and HELD_OUT_EXAMPLES that belong together.
+
+    runs have a column more, `asked`: the tokens asked for, which are rounded up to whole steps, and which a run that
+    diverged hasn't seen.
+    """
 
     runs: pd.DataFrame
     evaluations: pd.DataFrame
@@ -86,39 +91,50 @@ def hold_out(run: Run, config: EvaluationConfig) -> HeldOut:
 
 
 def train(run: Run, config: EvaluationConfig, rows: Sequence[Row], found: HeldOut) -> Outcome:
-    """A model of each arm, size and seed, trained and measured: those that aren't there yet."""
+    """A model of each arm, size, number of tokens and seed, trained and measured: those that aren't there yet."""
     tables = run.tables
     shared = tokenizer.train_on_pool(tables, _pool(run), vocabulary=config.vocabulary, seed=config.seed)
     compared = [proxy.arm_of(tables, row) for row in rows]
     tuning = _finetuning(run, config)
-    wanted = proxy.plan(compared, config.proxies, tokenizer=shared, held_out=found, finetuning=tuning)
-    key = content_id("proxies", sorted(each.proxy_id for each in wanted))
+    wanted = [
+        proxy.plan(compared, each, tokenizer=shared, held_out=found, finetuning=tuning) for each in config.each_proxies
+    ]
+    key = content_id("proxies", sorted(each.proxy_id for runs in wanted for each in runs))
     stage = "proxies"
     if (earlier := run.result(stage, key)) is not None:
         return run.unchanged(earlier)
+    done: list[proxy.Proxies] = []
     with run.stage(stage, key, unit="tokens", in_parts=True) as work:
+        tokens = [each.training.steps * each.training.step_tokens for each in config.each_proxies]
         shown = 0
 
-        def told(done: int, total: int) -> None:
+        def told(now: int, total: int) -> None:
             nonlocal shown
-            work.progress.total = total
-            work.progress.advance(done - shown)
-            shown = done
+            before = sum(part.trained * n for part, n in zip(done, tokens, strict=False))
+            to_come = sum(len(runs) * n for runs, n in list(zip(wanted, tokens, strict=True))[len(done) + 1 :])
+            work.progress.total = before + total + to_come
+            work.progress.advance(before + now - shown)
+            shown = before + now
 
-        done = proxy.train_proxies(
-            tables, compared, config.proxies, tokenizer=shared, held_out=found,
-            working=proxy.working_folder(tables, config.working), finetuning=tuning, on_progress=told,
-            run_id=run.run_id,
-        )  # fmt: skip
-        work.rows_in = work.rows_out = done.trained * config.training.steps * config.training.step_tokens
+        for each in config.each_proxies:
+            part = proxy.train_proxies(
+                tables, compared, each, tokenizer=shared, held_out=found,
+                working=proxy.working_folder(tables, config.working), finetuning=tuning, on_progress=told,
+                run_id=run.run_id,
+            )  # fmt: skip
+            done.append(part)
+        work.rows_in = work.rows_out = sum(part.trained * n for part, n in zip(done, tokens, strict=True))
         work.values = {
-            "proxy_ids": list(done.proxy_ids), "held_out_id": found.held_out_id, "diverged": done.diverged,
-            "flops": done.flops,
+            "proxy_ids": [each for part in done for each in part.proxy_ids], "held_out_id": found.held_out_id,
+            "diverged": sum(part.diverged for part in done), "flops": sum(part.flops for part in done),
         }  # fmt: skip
-    for warning in done.warnings:
-        run.warn(warning)
-    if done.diverged:
-        run.warn(f"{done.diverged} of {done.trained} runs diverged: they are recorded with the reason, and in no mean")
+    for part, each in zip(done, config.each_proxies, strict=True):
+        at = f"at {each.training.tokens:,} tokens " if len(done) > 1 else ""
+        for warning in part.warnings:
+            run.warn(f"{at}{warning}")
+    if diverged := sum(part.diverged for part in done):
+        trained = sum(part.trained for part in done)
+        run.warn(f"{diverged} of {trained} runs diverged: they are recorded with the reason, and in no mean")
     return run.needs(stage)
 
 
@@ -126,8 +142,9 @@ def measured(run: Run, trained: Outcome) -> Measured:
     """What the runs of a training left, on the driver: a row a model, and a row a model and held-out example."""
     mine = F.col("proxy_id").isin(trained["proxy_ids"])
     held = run.tables.read(HELD_OUT_EXAMPLES).where(F.col("held_out_id") == trained["held_out_id"])
+    runs = pd.DataFrame(run.tables.read(PROXY_RUNS).where(mine).toPandas())
     return Measured(
-        run.tables.read(PROXY_RUNS).where(mine).toPandas(),
+        runs.assign(asked=[json.loads(each)["training"]["tokens"] for each in runs["settings"]]),
         run.tables.read(EVALUATIONS).where(mine).toPandas(),
         held.toPandas(),
     )

@@ -43,7 +43,16 @@ from tests.helpers import RUN_COLUMNS, demo_documents, rows_hash, settings, writ
 from tests.test_dsir import plain_bag
 
 Finished = tuple[Path, dict[str, Any]]
-MAKE = ("random", "betr", "direct", "quality", "dsir", "soft:0.5", "bare:0.1")  # a head's: tests/test_heads.py
+MAKE = (
+    "random",
+    "betr",
+    "direct",
+    "quality",
+    "dsir",
+    "soft:0.5",
+    "bare:0.1",
+    "keep:0.3",
+)  # a head's: tests/test_heads.py
 TOKENS = 8_000
 MADE = "hellaswag"  # half of the corpus stands for what a model wrote
 
@@ -55,7 +64,7 @@ MADE = "hellaswag"  # half of the corpus stands for what a model wrote
     ("text", "arm"),
     [("random", ArmConfig("random")), ("betr", ArmConfig("betr")), ("betr:arc_easy", ArmConfig("betr", "arc_easy")),
      ("direct", ArmConfig("direct")), ("quality", ArmConfig("quality")), ("dsir", ArmConfig("dsir")),
-     ("soft", ArmConfig("soft", "1")), ("soft:0.50", ArmConfig("soft", "0.5")), (" bare:0.1 ", ArmConfig("bare", "0.1"))],
+     ("keep:0.30", ArmConfig("keep", "0.3")), ("keep:1", ArmConfig("keep", "1")), ("soft", ArmConfig("soft", "1")), ("soft:0.50", ArmConfig("soft", "0.5")), (" bare:0.1 ", ArmConfig("bare", "0.1"))],
 )  # fmt: skip
 def test_an_arm_is_read_from_how_it_is_written(text: str, arm: ArmConfig) -> None:
     assert parse_arm(text) == arm == parse_arm(arm.name)
@@ -69,6 +78,8 @@ def test_an_arm_is_read_from_how_it_is_written(text: str, arm: ArmConfig) -> Non
         ("betr:", "a colon with nothing behind it"),
         ("bare", r"needs a share of the tokens in \(0, 1\); got ''"),
         ("bare:1", r"needs a share of the tokens in \(0, 1\); got '1'"),
+        ("keep", r"arm keep:SHARE needs a share of the pool's tokens in \(0, 1\]; got ''"),
+        ("keep:1.1", r"arm keep:SHARE needs a share of the pool's tokens in \(0, 1\]; got '1.1'"),
         ("soft:cold", "needs a number above 0; got 'cold'"),
         ("soft:0", "needs a number above 0; got '0'"),
     ],
@@ -125,6 +136,9 @@ def test_betr_keeps_the_main_lines_way_and_every_arm_what_it_leaves_out() -> Non
     assert ways == {
         **plain,
         "betr": dataclasses.replace(plain["betr"], mode="soft", temperature=2.0, seed=9, quotas=("source=wiki:0.3",)),
+        "keep:0.3": dataclasses.replace(
+            plain["keep:0.3"], tokens=None, keep=0.3, mode="soft", temperature=2.0, seed=9, quotas=("source=wiki:0.3",)
+        ),
         "betr:arc_easy": dataclasses.replace(plain["betr:arc_easy"], head="arc_easy"),
         "soft:0.5": dataclasses.replace(plain["soft:0.5"], mode="soft", temperature=0.5, seed=3),
         "bare:0.1": dataclasses.replace(plain["bare:0.1"], quotas=("source=synthetic:0.1",)),
@@ -133,7 +147,9 @@ def test_betr_keeps_the_main_lines_way_and_every_arm_what_it_leaves_out() -> Non
 
 
 def test_a_side_without_text_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="the arm direct has no positive text to train on; name others or draw a larger"):
+    with pytest.raises(
+        InputError, match="the arm direct has no positive text to train on; name others or draw a larger"
+    ):
         check_counts("direct", {0: 5})
     with pytest.raises(InputError, match="the arm quality has no negative text to train on"):
         check_counts("quality", {1: 5})
@@ -143,7 +159,9 @@ def test_a_side_without_text_is_refused_by_name() -> None:
 
 
 @pytest.mark.connect
-def test_good_text_is_named_by_source_metadata_and_file_and_is_never_a_negative(spark: SparkSession, tmp_path: Path) -> None:
+def test_good_text_is_named_by_source_metadata_and_file_and_is_never_a_negative(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     schema = "doc_id string, text string, source string, metadata map<string,string>"
     rows = [("a", "A", "wiki", {}), ("b", "B", None, {"kind": "howto"}), ("c", "C", "web", {}), ("d", "D", None, None)]
     corpus = driver_rows(spark, rows, schema)
@@ -162,6 +180,7 @@ def test_good_text_is_named_by_source_metadata_and_file_and_is_never_a_negative(
 
 
 # -- on the tables of a finished run -----------------------------------------------------------------------------------
+
 
 @dataclasses.dataclass
 class House:
@@ -230,9 +249,15 @@ def plain_cut(keyed: list[tuple[float, str, int]], budget: int) -> set[str]:
 @pytest.mark.processes
 def test_every_arm_is_a_selection_of_equal_tokens_by_the_same_count(house: House) -> None:
     runs = {row["selection_id"]: row for row in house.tables.read(SELECTION_RUNS).collect()}
-    tokens = {doc_id: row["tokens"] for doc_id, row in house.scores("betr").items()}
+    scored = house.scores("betr")
+    tokens = {doc_id: row["tokens"] for doc_id, row in scored.items()}
     for name, arm in house.arms.items():
         run, kept = runs[arm["selection_id"]], house.kept(name)
+        if name == "keep:0.3":  # of the pool without what a model wrote, and no shortfall
+            whole = sum(n for doc_id, n in tokens.items() if scored[doc_id]["source"] != MADE)
+            assert run["keep"] == 0.3 and 0 <= 0.3 * whole - arm["tokens"] <= 0.05 * whole
+            assert json.loads(arm["parameters"])["tokens_asked"] == arm["tokens"]
+            continue
         assert (run["name"], run["budget_tokens"]) == (f"arm/{name}", TOKENS)
         assert arm["tokens"] == run["kept_tokens"] == sum(tokens[doc_id] for doc_id in kept)
         assert arm["documents"] == run["kept_documents"] == len(kept)
@@ -372,7 +397,10 @@ def test_killed_between_any_two_tables_the_same_rows_come_to_be(
         """What a kill is to the driver: nothing more is written."""
 
     root = Path(shutil.copytree(finished[0] / "tables", tmp_path / "tables"))
-    given, config = dataclasses.replace(house.given, tables=str(root)), dataclasses.replace(house.config, arms=("direct",))
+    given, config = (
+        dataclasses.replace(house.given, tables=str(root)),
+        dataclasses.replace(house.config, arms=("direct",)),
+    )
     replace, seen, limit = Tables.replace, 0, 0
 
     def until(self: Tables, spec: TableSpec, *args: Any, **named: Any) -> None:
@@ -397,7 +425,11 @@ def test_killed_between_any_two_tables_the_same_rows_come_to_be(
         rows = of.tables.read(spec).where(where).collect()
         return [{name: row[name] for name in row.asDict() if name not in RUN_COLUMNS} for row in rows]
 
-    for spec, where in ((ARMS, "arm = 'direct'"), (SELECTION_RUNS, "name = 'arm/direct'"), (CLASSIFIERS, "origin = 'arm direct'")):
+    for spec, where in (
+        (ARMS, "arm = 'direct'"),
+        (SELECTION_RUNS, "name = 'arm/direct'"),
+        (CLASSIFIERS, "origin = 'arm direct'"),
+    ):
         assert told(spec, again, where) == told(spec, house, where), spec.name
     assert again.kept("direct") == house.kept("direct") and again.scores("direct") == house.scores("direct")
 
@@ -408,7 +440,9 @@ def test_an_arm_without_enough_tokens_is_said_or_refused_and_refused_it_leaves_n
     pool = sum(row["tokens"] for row in house.scores("betr").values() if row["source"] != MADE)
     asked = dataclasses.replace(house.config, arms=("betr",), tokens=2 * pool, on_short="refuse")
     before = rows_hash(house.tables, SELECTION_RUNS)
-    with pytest.raises(InputError, match="repeat it 2 times; ask for fewer with --tokens, or allow it with --on-short repeat"):
+    with pytest.raises(
+        InputError, match="repeat it 2 times; ask for fewer with --tokens, or allow it with --on-short repeat"
+    ):
         make_arms(house.open(), asked)
     assert rows_hash(house.tables, SELECTION_RUNS) == before
     run = house.open()
@@ -436,7 +470,9 @@ def test_what_can_not_be_made_is_refused_before_any_work(house: House) -> None:
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_documents_that_came_since_the_latest_selection_are_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_that_came_since_the_latest_selection_are_refused(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("betr.corpus.key", lambda run: "another")
     with pytest.raises(InputError, match="documents or scores came since: run `betr run`"):
         make_arms(house.open(), house.config)

@@ -503,12 +503,23 @@ def measured(times: dict[str, float], *, sizes: int = 7) -> tuple[pd.DataFrame, 
     for k, (arm, worth) in enumerate(times.items()):
         n, d, loss = runs(0.002, times=worth, seed=k)
         for i in range(6 * sizes):
-            table.append({"proxy_id": f"{arm}{i}", "arm": arm, "parameters": n[i], "tokens": d[i], "seed": 0, "status": "finished"})
+            table.append(
+                {
+                    "proxy_id": f"{arm}{i}",
+                    "arm": arm,
+                    "parameters": n[i],
+                    "tokens": d[i],
+                    "seed": 0,
+                    "status": "finished",
+                }
+            )
             right = scaling.accuracies(np.array([[0.25, 4.0, 1.6]]), loss[None])[0, i]
             for b, times_b in (("x", 1.0), ("y", 1.5)):
                 rows += [{"proxy_id": f"{arm}{i}", "phase": "pretrained", "benchmark": b, "bits_per_byte": loss[i] * times_b,
                           "correct": None if b == "y" else k < right * 100} for k in range(100 if b == "x" else 1)]  # fmt: skip
-        table.append({"proxy_id": f"{arm} broken", "arm": arm, "parameters": 5.0, "tokens": 5.0, "seed": 0, "status": "diverged"})
+        table.append(
+            {"proxy_id": f"{arm} broken", "arm": arm, "parameters": 5.0, "tokens": 5.0, "seed": 0, "status": "diverged"}
+        )
     return pd.DataFrame(table), pd.DataFrame(rows)
 
 
@@ -517,31 +528,55 @@ def test_laws_and_multipliers_come_from_the_tables_or_say_why_not() -> None:
     found = fit_arms(table, rows, baseline="random", chance={"x": 0.25}, replicates=150)
     [both] = found.multipliers
     assert (both.arm, both.over, both.by) == ("betr", "random", "loss")  # one benchmark has no right answers
-    assert both.multiplier.value == pytest.approx(2.0, rel=0.2) and both.multiplier.low is not None and both.multiplier.high is not None
+    assert (
+        both.multiplier.value == pytest.approx(2.0, rel=0.2)
+        and both.multiplier.low is not None
+        and both.multiplier.high is not None
+    )
     assert both.multiplier.low <= 2.0 <= both.multiplier.high
-    assert {arm.arm: (arm.runs, sorted(arm.loss), sorted(arm.accuracy)) for arm in found.arms} == dict.fromkeys(("betr", "random"), (42, ["x", "y"], ["x"]))
-    one = fit_arms(table, rows[rows["benchmark"] == "x"], baseline="random", chance={"x": 0.25}, replicates=150).multipliers[0]
+    assert {arm.arm: (arm.runs, sorted(arm.loss), sorted(arm.accuracy)) for arm in found.arms} == dict.fromkeys(
+        ("betr", "random"), (42, ["x", "y"], ["x"])
+    )
+    one = fit_arms(
+        table, rows[rows["benchmark"] == "x"], baseline="random", chance={"x": 0.25}, replicates=150
+    ).multipliers[0]
     assert one.by == "accuracy" and one.multiplier.value == pytest.approx(2.0, rel=0.25)
     read = json.loads(json.dumps(as_json(found)))
-    assert read["multipliers"][0]["multiplier"]["value"] == both.multiplier.value and read["arms"][0]["loss"]["x"]["E"]["low"]
+    assert (
+        read["multipliers"][0]["multiplier"]["value"] == both.multiplier.value
+        and read["arms"][0]["loss"]["x"]["E"]["low"]
+    )
     smaller = table[~((table["arm"] == "betr") & (table["parameters"] > 1.1e7))]
     unlike = fit_arms(smaller, rows, baseline="random", replicates=150).multipliers[0].multiplier
     assert unlike.value == pytest.approx(2.0, rel=0.2)  # other runs, and yet the same selection
     few = table[~((table["arm"] == "betr") & (table["parameters"] > 9e6))]
     [none] = fit_arms(few, rows, baseline="random", replicates=100).multipliers
-    assert none.multiplier.value is None and "betr: the law can't be fitted: it needs at least 3 sizes of model" in none.multiplier.reason
-    [unmeasured] = fit_arms(table, rows[rows["proxy_id"].str.startswith("random")], baseline="random", replicates=100).multipliers
+    assert (
+        none.multiplier.value is None
+        and "betr: the law can't be fitted: it needs at least 3 sizes of model" in none.multiplier.reason
+    )
+    [unmeasured] = fit_arms(
+        table, rows[rows["proxy_id"].str.startswith("random")], baseline="random", replicates=100
+    ).multipliers
     assert unmeasured.multiplier.reason == "betr: none of its runs was measured"
     with pytest.raises(InputError, match="the baseline 'nobody' has no finished run; train it or choose another"):
         fit_arms(table, rows, baseline="nobody")
     apart = table.assign(tokens=table["tokens"].where(table["arm"] == "random", table["tokens"] * 1e4))
     [nothing] = fit_arms(apart, rows, baseline="random", replicates=100).multipliers
-    assert nothing.multiplier.reason == "the arms share no range of sizes and tokens that were trained, so that their compute can't be compared"
+    assert (
+        nothing.multiplier.reason
+        == "the arms share no range of sizes and tokens that were trained, so that their compute can't be compared"
+    )
     other = rows.replace({"benchmark": {"x": "z"}})[lambda f: f["proxy_id"].str.startswith("betr")]
     mixed = pd.concat([rows[rows["proxy_id"].str.startswith("random") & (rows["benchmark"] == "x")], other])
-    assert fit_arms(table, mixed, baseline="random", replicates=100).multipliers[0].multiplier.reason == "no benchmark is measured in both arms"
+    assert (
+        fit_arms(table, mixed, baseline="random", replicates=100).multipliers[0].multiplier.reason
+        == "no benchmark is measured in both arms"
+    )
     page = comparison_page_of(found)
-    assert "Laws and the compute saved" in page and "How much to keep" in page and "How far the selections reach" in page
+    assert (
+        "Laws and the compute saved" in page and "How much to keep" in page and "How far the selections reach" in page
+    )
 
 
 def comparison_page_of(laws: Laws) -> str:
@@ -552,8 +587,8 @@ def comparison_page_of(laws: Laws) -> str:
     own = fit_filter_law(*filtered(0.25, 0.08), replicates=100)
     beyond = fit_filter_law(*filtered(0.0, 0.001), replicates=100)
     found = compare(*tables({"betr": 0.2}, sizes=["large"], examples=10), replicates=100)
-    assert "Not told by these 16 runs: at every compute" in comparison_page(found, filter_law=beyond)
-    return comparison_page(found, laws=laws, filter_law=own, reach={"betr": 1e6})
+    assert "t told by these 16 runs: at every compute" in comparison_page(found, kept=beyond)
+    return comparison_page(found, laws=laws, kept=own, reach={"betr": 1e6})
 
 
 def test_an_accuracy_law_and_a_loss_law_are_what_a_curve_is_made_of(law: LossLaw) -> None:

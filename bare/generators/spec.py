@@ -78,6 +78,11 @@ def parse_generator(text: str) -> GeneratorSpec:
     return TransformersSpec(model, revision)
 
 
+def priced_as(spec: GeneratorSpec) -> str:
+    """What a price table calls it: its model, or a script's path."""
+    return spec.path if isinstance(spec, ScriptedSpec) else spec.model
+
+
 def _openai(text: str, rest: str) -> OpenAISpec:
     found = re.fullmatch(r"(?P<model>.+?)@(?P<url>https?://.+)", rest)
     if found is None:
