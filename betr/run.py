@@ -126,12 +126,12 @@ class Run:
         """What this run's stage left, else the latest."""
         return self._current.get(stage) or self.before(stage)
 
-    def needs(self, stage: str, command: str | None = None) -> Outcome:
+    def needs(self, stage: str, command: str | None = None, *, program: str = "betr") -> Outcome:
         """`now`, or an InputError that says which command makes it."""
         outcome = self.now(stage)
         if outcome is None:
             raise InputError(
-                f"{self.tables.root} has no result of the stage {stage!r} yet: run `betr {command or stage}` first"
+                f"{self.tables.root} has no result of the stage {stage!r} yet: run `{program} {command or stage}` first"
             )
         return outcome
 

@@ -141,7 +141,7 @@ def run_roi(
 ) -> dict[str, Any]:
     """What the latest comparison's selection cost and brings back (`evaluate roi`): figures and one page."""
     with opened(RunConfig(tables=config.tables), spark, terminal) as run:
-        trained = run.needs("proxies", "compare")
+        trained = run.needs("proxies", "compare", program="evaluate")
         judged = judge(run, trained, level=config.level)
         found = ledger.returned(run, config, judged.found, judged.laws)
         said = roi.words(found)
