@@ -21,6 +21,7 @@ from evaluation.measuring import Example
 
 EQUAL_ROWS, EQUAL_COST, TOP_UP = "equal_rows", "equal_cost", "top_up"
 EXPERIMENTS = (EQUAL_ROWS, EQUAL_COST, TOP_UP)
+EVERY = "every"  # experiment: what stands in the figures of each
 REAL, UNTRAINED, DUPLICATE = "real", "untrained", "duplicate"  # arms beside those of `bare compare`
 OURS = "bare"
 LEAST_TESTS = 10
@@ -138,7 +139,7 @@ def imbalanced(real: Sequence[Row], wanted: Mapping[str, int]) -> list[Row]:
     kept = []
     for row in real:
         seen[row.label] += 1
-        if row.label not in wanted or seen[row.label] <= wanted[row.label]:
+        if row.label is None or seen[row.label] <= wanted.get(row.label, len(real)):
             kept.append(row)
     return kept
 

@@ -20,8 +20,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from bare.arms import rows_made
+from bare.compare import UNITS, Unit, equal_cost
 from bare.compare import Arm as MadeArm
-from bare.compare import Unit, equal_cost
 from bare.config import ARMS as WAYS
 from bare.draws import sample_by_hash
 from bare.tables import COMPARISONS, GENERATIONS, SEEDS
@@ -33,7 +33,7 @@ from curation.hashing import content_id
 from curation.jsonlines import RowRejected
 from curation.session import is_local_session
 from evaluation import downstream, held_out, models, proxy, runs, tokenizer
-from evaluation.downstream import EQUAL_COST, LEAST_TESTS, REAL, UNTRAINED, Arm, Asking, Row
+from evaluation.downstream import EQUAL_COST, EVERY, LEAST_TESTS, REAL, UNTRAINED, Arm, Asking, Row
 from evaluation.downstream_config import DownstreamConfig
 from evaluation.measuring import Example, FinetuningConfig, finetune, measure
 from evaluation.models import LORA, ModelChoice, TuningConfig
@@ -52,8 +52,8 @@ _EVALUATION = pa.schema([
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison of the tables as rows. made: arm -> accepted rows in the order of making; at_cost: the first of these
-    that equal spending buys, by `unit`. real: rows that models may train on; held_out: what no model was shown.
+    """A comparison of the tables as rows. made: arm -> accepted rows in the order of making; at_cost: the first of
+    these that equal spending buys, by `unit`. shown, held_out: seeds, by whether a generating model saw them.
     """
 
     comparison_id: str
@@ -68,7 +68,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Tests:
-    """The rows that models are measured on, as examples. removed: reason -> rows; unseen: labels without a row."""
+    """The rows that models are measured on, as examples. removed: reason -> rows; of_seeds: they are held-out seeds."""
 
     held_out_id: str
     examples: tuple[Example, ...]
@@ -143,7 +143,7 @@ def _rows(frame: pd.DataFrame) -> list[Row]:
 
 def _at_cost(frames: Mapping[str, pd.DataFrame]) -> tuple[dict[str, list[Row]], Unit]:
     arms = [MadeArm(arm, frame) for arm, frame in frames.items()]
-    unit = next((u for u in ("cost", "tokens") if not any(pd.isna(arm.spent(u)).any() for arm in arms)), "seconds")
+    unit: Unit = next((u for u in UNITS if not any(pd.isna(arm.spent(u)).any() for arm in arms)), "seconds")
     return {arm.name: _rows(arm.rows) for arm in equal_cost(arms, unit=unit)}, unit
 
 
@@ -162,8 +162,8 @@ def read_tests(run: Run, config: DownstreamConfig, compared: Compared, asking: A
     of_seeds = sum(reason == downstream.SEED for reason in removed.values())
     if of_seeds == len(tests):
         raise InputError(
-            f"--test {', '.join(config.test)} holds the seeds themselves: all {len(tests):,} rows equal a seed or share "
-            "a run of words with one; give rows that models weren't shown"
+            f"--test {', '.join(config.test)} holds the seeds themselves: all {len(tests):,} rows equal a seed or "
+            "share a run of words with one; give rows that models weren't shown"
         )
     kept = [row for row in tests if row.row_id not in removed]
     if config.tests is not None:
@@ -174,7 +174,8 @@ def read_tests(run: Run, config: DownstreamConfig, compared: Compared, asking: A
             f"{len(kept)} test rows are too few to tell arms apart ({said or 'none'} removed): give at least "
             f"{LEAST_TESTS} with --test"
         )
-    every = [(asking.example(row), removed.get(row.row_id)) for row in tests if row in kept or row.row_id in removed]
+    there = {row.row_id for row in kept} | set(removed)
+    every = [(asking.example(row), removed.get(row.row_id)) for row in tests if row.row_id in there]
     held_out_id = content_id(STAGE, [(e.example_id, e.question, e.choices, why) for e, why in every])
     if held_out.load(run.tables, held_out_id) is None:
         frame = HELD_OUT_EXAMPLES.frame(
@@ -206,7 +207,7 @@ def _read_files(run: Run, config: DownstreamConfig, task: Task) -> list[Row]:
 
 
 def arms_of(run: Run, config: DownstreamConfig, compared: Compared, tests: Tests) -> list[Arm]:
-    """Every arm of every experiment, and for each experiment the model as it is."""
+    """Every arm of every experiment, and the model as it is."""
     real = compared.shown if tests.of_seeds else sorted([*compared.shown, *compared.held_out], key=lambda r: r.row_id)
     wanted = [arm for arm in compared.generations if not config.arms or arm in config.arms]
     rows = {arm: compared.made[arm] for arm in wanted}
@@ -216,8 +217,7 @@ def arms_of(run: Run, config: DownstreamConfig, compared: Compared, tests: Tests
     if config.equal_cost:
         arms += [Arm(EQUAL_COST, a, tuple(compared.at_cost[a]), compared.generations[a]) for a in wanted]
     arms += _topped_up(run, config, compared, real)
-    experiments = list(dict.fromkeys(arm.experiment for arm in arms))
-    return [*(Arm(experiment, UNTRAINED, ()) for experiment in experiments), *arms]
+    return [Arm(EVERY, UNTRAINED, ()), *arms]
 
 
 def _topped_up(run: Run, config: DownstreamConfig, compared: Compared, real: Sequence[Row]) -> list[Arm]:
@@ -250,8 +250,8 @@ def plan(
 ) -> list[DownstreamRun]:  # fmt: skip
     """Every run that is asked for, the longest first. Its id is a hash of all that its result hangs on.
 
-    All arms of an experiment make as many steps of as many rows: those of the one with the most rows. A named model as it
-    is has no chance in it: it is measured once.
+    All arms of an experiment make as many steps of as many rows: those of the one with the most rows. A named model
+    as it is has no chance in it: it is measured once.
     """
     found = []
     most = {e: max(len(arm.rows) for arm in arms if arm.experiment == e) for e in {arm.experiment for arm in arms}}
