@@ -69,8 +69,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What an experiment's models tell. gains: each arm over the baseline, by measure (`size`) and label (`benchmark`);
-    pairs: every two arms, on the mean over labels; f1: macro F1 by arm, the mean over seeds.
+    """What an experiment's models tell. pairs: every two arms, by measure (`size`), on the mean over labels; by_label:
+    each arm over the baseline, by measure and label (`benchmark`), where there are several; f1: macro F1 by arm, the
+    mean over seeds.
     """
 
     name: str
@@ -78,7 +79,7 @@ class Experiment:
     labels: dict[str, int]
     arms: tuple[ArmRuns, ...]
     scores: tuple[Score, ...]
-    gains: tuple[Gain, ...]
+    by_label: tuple[Gain, ...]
     pairs: tuple[Gain, ...]
     winners: tuple[Winner, ...]
     f1: dict[str, float]
@@ -146,7 +147,7 @@ def _experiment(
     rows = rows[rows["proxy_id"].isin(set(finished["proxy_id"]))]
     measures = [BITS, *([RIGHT] if rows["correct"].notna().all() else [])]
     scores: list[Score] = []
-    gains: list[Gain] = []
+    by_label: list[Gain] = []
     pairs: list[Gain] = []
     winners: list[Winner] = []
     for measure in measures:
@@ -156,8 +157,9 @@ def _experiment(
         columns: list[str | None] = [*panel.benchmarks, *([None] if len(panel.values) > 1 else [])]
         overall = columns[-1]
         scores += _scores(panel, drawn, columns, measure, level)
-        others = [(arm, baseline) for arm in panel.arms if arm != baseline]
-        gains += _gains(panel, drawn, others, columns, measure, level)
+        if len(panel.values) > 1:
+            others = [(arm, baseline) for arm in panel.arms if arm != baseline]
+            by_label += _gains(panel, drawn, others, panel.benchmarks, measure, level)
         beside = _gains(panel, drawn, list(combinations(panel.arms, 2)), [overall], measure, level)
         pairs += beside
         sign = 1 if measure == BITS else -1
@@ -166,7 +168,7 @@ def _experiment(
     labels = {b: v.shape[1] for b, v in panel.values.items()}
     f1 = _macro_f1(finished, rows) if RIGHT in measures else {}
     return Experiment(
-        name, baseline, labels, tuple(_arms(mine)), tuple(scores), tuple(gains), tuple(pairs), tuple(winners), f1,
+        name, baseline, labels, tuple(_arms(mine)), tuple(scores), tuple(by_label), tuple(pairs), tuple(winners), f1,
         tuple(left_out),
     )  # fmt: skip
 
@@ -318,19 +320,19 @@ def sentence(gain: Gain) -> str:
     return f"{gain.arm} can't be told from {gain.over}{on}: {gap} {unit}."
 
 
-def overall(found: Experiment, gains: Sequence[Gain], measure: str) -> list[Gain]:
-    """The differences of a measure on the mean over labels, or on the task where it has none."""
-    return [g for g in gains if g.size == measure and (g.benchmark is None or len(found.labels) == 1)]
+def seen_from(arm: str, found: Experiment, measure: str) -> list[Gain]:
+    """Every difference of a measure of an arm to another, with it in front."""
+    return [g if g.arm == arm else turned(g) for g in found.pairs if g.size == measure and arm in (g.arm, g.over)]
 
 
-def seen_from(arm: str, gains: Sequence[Gain]) -> list[Gain]:
-    """Every difference of an arm to another, with it in front."""
-    return [g if g.arm == arm else turned(g) for g in gains if arm in (g.arm, g.over)]
+def over_baseline(found: Experiment, measure: str) -> list[Gain]:
+    """Every other arm's difference of a measure to the baseline, with the arm in front."""
+    return [turned(g) for g in seen_from(found.baseline, found, measure)]
 
 
 def _told(found: Experiment) -> Iterator[str]:
     where = _where(found)
-    mine = overall(found, found.gains, found.measure)
+    mine = over_baseline(found, found.measure)
     first = sorted(mine, key=lambda g: (g.arm not in found.ours, g.arm == UNTRAINED, -g.gain, g.arm))
     yield from (f"{where}: {sentence(g)}" for g in first)
     for won in (w for w in found.winners if w.size == found.measure and w.winner is not None):
@@ -351,10 +353,10 @@ def _against(found: Experiment) -> Iterator[str]:
     where = _where(found)
     for arm in found.ours:
         for measure in dict.fromkeys((found.measure, BITS)):
-            for gain in seen_from(arm, overall(found, found.pairs, measure)):
+            for gain in seen_from(arm, found, measure):
                 if gain.verdict != "better":
                     yield f"{where}: {sentence(gain)}"
-        for gain in (g for g in found.gains if g.arm == arm and g.benchmark is not None and len(found.labels) > 1):
+        for gain in (g for g in found.by_label if g.arm == arm):
             if gain.verdict == "worse":
                 yield f"{where}: {sentence(gain)}"
     for each in (a for a in found.arms if a.diverged):
@@ -393,7 +395,7 @@ def as_table(found: Experiment) -> Table:
     for name in ("arm", "rows", *answers, "bits per byte", f"over {found.baseline}"):
         table.add_column(Text(name), justify="left" if name == "arm" else "right", overflow="fold")
     scores = {(s.arm, s.measure): s for s in found.scores if s.label is None or len(found.labels) == 1}
-    gains = {g.arm: g for g in overall(found, found.gains, found.measure)}
+    gains = {g.arm: g for g in over_baseline(found, found.measure)}
     for arm in (a for a in found.arms if a.finished):
         cells = [arm.arm, number(arm.rows)]
         if right:

@@ -18,7 +18,7 @@ from evaluation.downstream_figures import (
     Found,
     Score,
     figure,
-    overall,
+    over_baseline,
     seen_from,
     share,
     words,
@@ -102,7 +102,7 @@ def _experiment(found: Found, each: Experiment) -> list[Html]:
         else:
             charts.append(report.intervals("Bits per byte of the answer", points, note="fewer are better"))
     for measure in measures:
-        gains = overall(each, each.gains, measure)
+        gains = over_baseline(each, measure)
         scale = 100 if measure == RIGHT else 1
         unit = "percentage points" if measure == RIGHT else "bits per byte fewer"
         title = f"{'Right answers' if measure == RIGHT else 'Bits per byte'}: better than {each.baseline}"
@@ -134,9 +134,8 @@ def _pairs(each: Experiment, measures: Sequence[str]) -> Html:
     """Every arm against every other, ours in front, then the others."""
     rows = []
     for measure in measures:
-        gains = overall(each, each.pairs, measure)
-        first = [g for arm in each.ours for g in seen_from(arm, gains)]
-        rest = [g for g in gains if not {g.arm, g.over} & set(each.ours)]
+        first = [g for arm in each.ours for g in seen_from(arm, each, measure)]
+        rest = [g for g in each.pairs if g.size == measure and not {g.arm, g.over} & set(each.ours)]
         rows += [
             (g.arm, g.over, "right answers" if measure == RIGHT else "bits per byte", _figure(g), verdict_of(g))
             for g in (*first, *rest)
@@ -154,7 +153,7 @@ def _by_label(each: Experiment, measures: Sequence[str]) -> list[Html]:
     measure = measures[0]
     labels = list(each.labels)
     scale = 100 if measure == RIGHT else 1
-    mine = [g for g in each.gains if g.size == measure and g.benchmark is not None]
+    mine = [g for g in each.by_label if g.size == measure]
     arms = list(dict.fromkeys(g.arm for g in mine))
     maps = []
     for at in range(0, len(labels), COLUMNS):

@@ -43,7 +43,7 @@ from evaluation.downstream import (  # noqa: E402
     top_up,
 )
 from evaluation.downstream_config import DownstreamConfig  # noqa: E402
-from evaluation.downstream_figures import BITS, RIGHT, Found, as_table, judge, sentence, words  # noqa: E402
+from evaluation.downstream_figures import BITS, RIGHT, Found, as_table, judge, over_baseline, sentence, words  # noqa: E402
 from evaluation.downstream_page import ALWAYS, downstream_page  # noqa: E402
 from evaluation.downstream_stages import _Job, plan, run_one  # noqa: E402
 from evaluation.measuring import Example, FinetuningConfig, finetune, measure  # noqa: E402
@@ -484,10 +484,12 @@ def test_scores_and_gains_are_plain_means_and_each_label_counts_the_same(found: 
             assert values[arm, kind, "tool"] == pytest.approx(mine["tool"])
             assert values[arm, kind, None] == pytest.approx(mine.mean())
         sign = 1 if kind == RIGHT else -1
-        for g in (g for g in experiment.gains if g.size == kind and g.benchmark is None):
+        for g in over_baseline(experiment, kind):
             assert g.gain == pytest.approx(sign * (values[g.arm, kind, None] - values[REAL, kind, None]))
             assert g.joint_low <= g.low <= g.gain <= g.high <= g.joint_high
-    assert len(experiment.gains) == 2 * 3 * 3 and len(experiment.pairs) == 2 * 6
+        for g in (g for g in experiment.by_label if g.size == kind):
+            assert g.gain == pytest.approx(sign * (values[g.arm, kind, g.benchmark] - values[REAL, kind, g.benchmark]))
+    assert len(experiment.by_label) == 2 * 3 * 2 and len(experiment.pairs) == 2 * 6
     # Macro F1 by hand: the made-up answers are the gold label or one that is none of the test's.
     for arm in SHARES:
         scores = [
@@ -500,7 +502,7 @@ def test_scores_and_gains_are_plain_means_and_each_label_counts_the_same(found: 
 def test_what_is_surely_better_is_said_and_what_is_not_goes_against_it(found: Found) -> None:
     said = words(found)
     [experiment] = found.experiments
-    gain = next(g for g in experiment.gains if (g.arm, g.size, g.benchmark) == ("bare", RIGHT, None))
+    gain = next(g for g in over_baseline(experiment, RIGHT) if g.arm == "bare")
     assert gain.verdict == "better" and said.told[0] == f"With 12 imbalanced real rows: {sentence(gain)}"
     assert any("untrained gives" in line and "fewer right answers than real" in line for line in said.told)
     assert not any("untrained" in line for line in said.against)
@@ -515,12 +517,12 @@ def test_what_is_surely_better_is_said_and_what_is_not_goes_against_it(found: Fo
 
 def test_answers_that_all_agree_leave_an_interval_and_one_seed_leaves_no_verdict() -> None:
     [agreed] = found_of(results({REAL: {"animal": 1.0, "tool": 1.0}, "bare": {"animal": 1.0, "tool": 1.0}}, tests=5)).experiments
-    for g in agreed.gains:
+    for g in (*agreed.pairs, *agreed.by_label):
         if g.size == RIGHT:
             assert g.gain == 0 and g.joint_low < -0.2 and g.joint_high > 0.2 and g.verdict == "open"
     assert all(s.low < 0.8 and s.high == 1.0 for s in agreed.scores if s.measure == RIGHT and s.label == "tool")
     [alone] = found_of(results({REAL: LABELS, "bare": LABELS}, seeds=1)).experiments
-    assert {g.verdict for g in alone.gains} == {"alone"} and "no verdict" in sentence(alone.gains[0])
+    assert {g.verdict for g in alone.pairs} == {"alone"} and "no verdict" in sentence(alone.pairs[0])
 
 
 def test_a_model_measured_once_is_the_same_for_every_seed(found: Found) -> None:
@@ -531,13 +533,13 @@ def test_a_model_measured_once_is_the_same_for_every_seed(found: Found) -> None:
         twice.append((runs.assign(seed=seed), rows))
     rest = [f[f["downstream_id"] != f"{UNTRAINED}-0"] for f in frames]
     again = found_of(tuple(pd.concat([rest[k], *(t[k] for t in twice)], ignore_index=True) for k in (0, 1)))  # type: ignore[arg-type]
-    assert again.experiments[0].gains == found.experiments[0].gains
+    assert again.experiments[0].pairs == found.experiments[0].pairs
 
 
 def test_diverged_runs_are_in_no_mean_and_an_experiment_without_any_is_refused() -> None:
     runs, rows_ = results(SHARES)
     lost = runs["downstream_id"].isin(["bare-1", "duplicate-0", "duplicate-1", "duplicate-2"])
-    runs = runs.assign(status=np.where(lost, "diverged", "finished"), reason=np.where(lost, "the loss is no number", None))
+    runs = runs.assign(status=np.where(lost, "diverged", "finished"), reason=["the loss is no number" if each else None for each in lost])
     found = found_of((runs, rows_[~rows_["downstream_id"].isin(runs["downstream_id"][lost])]))
     [experiment] = found.experiments
     assert {a.arm: (a.finished, a.diverged) for a in experiment.arms}["bare"] == (2, 1)

@@ -1,17 +1,21 @@
 """`evaluate downstream` on tables: from a comparison to a page, killed and gone on with, a second time unchanged."""
 
+import dataclasses
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from bare.config import ARMS as WAYS
 from bare.tables import COMPARISONS, DRAFTS, GENERATIONS, REFINED, ROW_EMBEDDINGS, SEEDS, VERDICTS
+from betr.config import RunConfig
+from betr.pipeline import opened
 from curation.errors import InputError
 from curation.tables import Tables
 from evaluation import downstream_stages, runs
@@ -49,7 +53,8 @@ def fill(tables: Tables) -> None:
     tables.append(SEEDS, SEEDS.frame(spark, seeds), keys_are_unique=True)
     names = {spec.name: spec.struct(spark).names for spec in (GENERATIONS, DRAFTS, REFINED, VERDICTS)}
     made: dict[str, list[Any]] = {name: [] for name in names}
-    vectors, compared = [], []
+    vectors: list[Any] = []
+    compared: list[Any] = []
     for arm, accepted in ACCEPTED.items():
         values = {"generation_id": f"g-{arm}", "task": "notes", "task_definition": TASK_YAML, "arm": arm, "seeds_id": SEEDS_ID}
         made["generations"].append([values.get(name) for name in names["generations"]])
@@ -98,7 +103,7 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Made:
 def test_every_arm_has_its_models_and_the_page_says_what_json_says(made: Made, spark: SparkSession) -> None:
     config, told = made
     tables = Tables(spark, config.tables)
-    rows = tables.read(DOWNSTREAM_RUNS).toPandas()
+    rows: pd.DataFrame = tables.read(DOWNSTREAM_RUNS).toPandas()
     by_arm = rows.groupby(["experiment", "arm"]).agg({"rows": "first", "seed": "count", "steps": "first", "seen": "first"})
     # What 12 x 20 tokens of base buy: 4 of bare's drafts, which take 60 each.
     expected = {
@@ -217,9 +222,6 @@ def test_tables_without_a_comparison_and_an_arm_without_a_row_are_refused(
 def test_seeds_that_no_model_was_shown_serve_where_no_test_is_named(made: Made, spark: SparkSession, tmp_path: Path) -> None:
     config, _ = made
     own = DownstreamConfig(**{**vars(config), "test": ()})
-    from betr.config import RunConfig
-    from betr.pipeline import opened
-
     with opened(RunConfig(tables=config.tables), spark) as run:
         compared = downstream_stages.read_comparison(run, own)
         asking = downstream_stages.downstream.asking_of(compared.task)
@@ -228,7 +230,5 @@ def test_seeds_that_no_model_was_shown_serve_where_no_test_is_named(made: Made, 
         arms = downstream_stages.arms_of(run, own, compared, tests)
         real = next(a for a in arms if (a.experiment, a.arm) == (EQUAL_ROWS, REAL))
         assert [r.row_id for r in real.rows] == [f"s{k:02}" for k in range(9)], "none that is a test row"
-        import dataclasses
-
         with pytest.raises(InputError, match="holds no seed that models weren't shown: name real test rows with --test FILE"):
             downstream_stages.read_tests(run, own, dataclasses.replace(compared, held_out=[]), asking)
