@@ -161,7 +161,8 @@ def top_up(
     """
     there = Counter(row.label for row in real)
     largest = max(there.values(), default=0)
-    wanted = {label: largest - there[label] for label in labels if there[label] < largest}
+    known = there.keys() | {row.label for rows in made.values() for row in rows}
+    wanted = {label: largest - there[label] for label in labels if label in known and there[label] < largest}
     reach = {label: min((sum(r.label == label for r in rows) for rows in made.values()), default=0) for label in wanted}
     # A label without a real row can't be repeated: then nobody fills it.
     filled = {label: min(rows, reach[label]) if there[label] else 0 for label, rows in wanted.items()}

@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +21,21 @@ from rich.text import Text
 from curation.errors import InputError
 from curation.report import number, percent
 from curation.statistics import wilson
-from evaluation.compare import LEVEL, Gain, Verdict, Winner, bits, gain_of, listed, panel_of, points, turned, weight_of
-from evaluation.compare import winner_of as winner
+from evaluation.compare import (
+    LEVEL,
+    Gain,
+    Verdict,
+    Winner,
+    Words,
+    bits,
+    gain_of,
+    listed,
+    panel_of,
+    points,
+    turned,
+    weight_of,
+    winner_of,
+)
 from evaluation.downstream import DUPLICATE, EQUAL_COST, EQUAL_ROWS, EVERY, EXPERIMENTS, OURS, REAL, TOP_UP, UNTRAINED
 from evaluation.resampling import REPLICATES, Floats, Panel, contrasts, resample
 from evaluation.training import FINISHED
@@ -164,7 +176,7 @@ def _experiment(
         pairs += beside
         sign = 1 if measure == BITS else -1
         needs = {s.arm: sign * s.value for s in scores if s.measure == measure and s.label == overall}
-        winners.append(winner(measure, overall, panel.arms, needs, beside))
+        winners.append(winner_of(measure, overall, panel.arms, needs, beside))
     labels = {b: v.shape[1] for b, v in panel.values.items()}
     f1 = _macro_f1(finished, rows) if RIGHT in measures else {}
     return Experiment(
@@ -271,21 +283,7 @@ def _mean(values: pd.Series) -> float | None:
     return float(there.mean()) if len(there) else None
 
 
-def as_json(found: Found) -> dict[str, Any]:
-    """What `--json` prints."""
-    return dataclasses.asdict(found)
-
-
 # -- in words ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Words:
-    """What can be said, what goes against BARE, and what the figures rest on."""
-
-    told: tuple[str, ...]
-    against: tuple[str, ...]
-    limits: tuple[str, ...]
 
 
 def words(found: Found) -> Words:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -39,11 +40,12 @@ def run_downstream(
             run.terminal.line(line)
         out = pages.where(config.page, run.tables, f"downstream-{trained.key}.html")
         if out is not None:
-            page = downstream_page(found, task=compared.task, notes=run.warnings)
+            counted = [f"Equal cost is counted in {compared.unit}."] if compared.unit else []
+            page = downstream_page(found, task=compared.task, notes=[*counted, *run.warnings])
             run.terminal.line(f"the page: {write_whole(page, out)}")
         return {
             "comparison_id": compared.comparison_id,
-            **downstream_figures.as_json(found),
+            **dataclasses.asdict(found),
             "told": said.told,
             "against": said.against,
             "page": out,

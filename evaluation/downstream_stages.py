@@ -126,7 +126,8 @@ def read_comparison(run: Run, config: DownstreamConfig) -> Compared:
     chosen = [arm for arm in generations if not config.arms or arm in config.arms or arm in config.top_up]
     frames = {arm: rows_made(tables, generations[arm], refines=WAYS[arm][1]) for arm in chosen}
     made = {arm: _rows(frame) for arm, frame in frames.items()}
-    at_cost, unit = _at_cost(frames) if config.equal_cost else ({}, None)
+    wanted_arms = {arm: frame for arm, frame in frames.items() if not config.arms or arm in config.arms}
+    at_cost, unit = _at_cost(wanted_arms) if config.equal_cost and wanted_arms else ({}, None)
     seeds = tables.read(SEEDS).where(F.col("seeds_id") == first["seeds_id"]).orderBy("seed_id").collect()
     by_role: dict[str, list[Row]] = {"shot": [], "real": []}
     for seed in seeds:
@@ -214,8 +215,11 @@ def arms_of(run: Run, config: DownstreamConfig, compared: Compared, tests: Tests
     if not config.arms or REAL in config.arms:
         rows = {REAL: real, **rows}
     arms = downstream.equal_rows(rows, generations=compared.generations)
-    if config.equal_cost:
-        arms += [Arm(EQUAL_COST, a, tuple(compared.at_cost[a]), compared.generations[a]) for a in wanted]
+    for arm, bought in compared.at_cost.items():
+        if bought:
+            arms.append(Arm(EQUAL_COST, arm, tuple(bought), compared.generations[arm]))
+        else:
+            run.warn(f"equal cost: what the cheapest arm spent buys no row of {arm}, so it is left out")
     arms += _topped_up(run, config, compared, real)
     return [Arm(EVERY, UNTRAINED, ()), *arms]
 
