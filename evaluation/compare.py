@@ -545,7 +545,7 @@ def bits(value: float, low: float, high: float) -> str:
 
 def points(value: float, low: float, high: float) -> str:
     """A difference of shares in percentage points: `3.3 [1.2, 5.4]`."""
-    told = [percent(end)[:-1] for end in (value, low, high)]
+    told = [percent(round(end, 3) + 0.0)[:-1] for end in (value, low, high)]  # never a minus before nothing
     return f"{told[0]} [{told[1]}, {told[2]}]"
 
 

@@ -223,10 +223,11 @@ def _gains(
 
 def _at_least_as_wide(panel: Panel, gain: Gain, level: float) -> Gain:
     """Where answers all agree the bootstrap shows no spread: then the interval of two shares of so many rows (Newcombe
-    1998, method 10), as if they were of different rows.
+    1998, method 10), as if they were of different rows. No difference of shares is beyond 1.
     """
     if gain.joint_high - gain.joint_low > 1e-9:
-        return gain
+        names = ("low", "high", "joint_low", "joint_high")
+        return dataclasses.replace(gain, **{name: min(1.0, max(-1.0, getattr(gain, name))) for name in names})
     means = {arm: float((weight_of(panel, arm, gain.benchmark) * panel.means()).sum()) for arm in (gain.arm, gain.over)}
     n = _rows_of(panel, gain.benchmark)
     (mine, (low, high)), (other, (least, most)) = (

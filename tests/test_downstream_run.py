@@ -78,7 +78,7 @@ def fill(tables: Tables) -> None:
     tables.append(COMPARISONS, COMPARISONS.frame(spark, compared), keys_are_unique=True)
 
 
-def tests_file(folder: Path) -> Path:
+def write_tests(folder: Path) -> Path:
     """24 rows that nobody saw, one that repeats another, two seeds, a made row, two that are none."""
     rows = [item(list(TEXTS)[k % 3], 500 + k, "lynx") for k in range(24)]
     odd = [{"kind": "bird", "text": "it sings"}, {"text": "no label"}]
@@ -94,7 +94,7 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("downstream")
     fill(Tables(spark, str(folder / "tables")))
     config = DownstreamConfig(
-        tables=str(folder / "tables"), test=(str(tests_file(folder)),), model="16x1x2", method="full", seeds=2,
+        tables=str(folder / "tables"), test=(str(write_tests(folder)),), model="16x1x2", method="full", seeds=2,
         epochs=3, batch=4, sequence=48, vocabulary=300, imbalance="animal=2", equal_cost=True,
     )  # fmt: skip
     return config, run_downstream(config, spark=spark)
@@ -171,6 +171,7 @@ def test_killed_between_waves_it_goes_on_to_the_same_tables(
         assert len(through) == 12
     told = run_downstream(again, spark=spark)
     assert all(path.stat().st_mtime < (tmp_path / "tables" / "pages").stat().st_mtime for path in through)
+    tables = Tables(spark, again.tables)
     assert rows_hash(tables, DOWNSTREAM_EVALUATIONS) == rows_hash(undisturbed, DOWNSTREAM_EVALUATIONS)
     assert rows_hash(tables, DOWNSTREAM_RUNS) == rows_hash(undisturbed, DOWNSTREAM_RUNS)
     assert told["told"] == made[1]["told"]
