@@ -6,34 +6,47 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from bare import measuring
 from bare.compare import Arm
 from bare.run import Run
 from bare.tables import DRAFTS, JUDGEMENTS, REFINED, ROW_EMBEDDINGS, VERDICTS
+from curation.tables import Tables, TableSpec
 
 
 def arm_of(run: Run) -> Arm:
     """A generation's rows as they were made, each with all that its calls took."""
-    calls = run.mine(DRAFTS).select("draft_id", *_spent("draft"))
-    refined = run.mine(REFINED).select("row_id", *_spent("refine"))
-    judge = measuring.judge_of(run)
-    judgements = run.mine(JUDGEMENTS).where(F.col("judge") == F.lit(judge))
+    refines = run.making.refiner is not None
+    return Arm(
+        run.config.arm, rows_made(run.tables, run.generation_id, refines=refines, judge=measuring.judge_of(run))
+    )
+
+
+def rows_made(tables: Tables, generation_id: str, *, refines: bool, judge: str | None = None) -> pd.DataFrame:
+    """What an arm's rows are, and their `fields`, in the order of making; refines: whether drafts were refined."""
+
+    def mine(spec: TableSpec) -> DataFrame:
+        return tables.read(spec).where(F.col("generation_id") == generation_id)
+
+    calls = mine(DRAFTS).select("draft_id", *_spent("draft"))
+    refined = mine(REFINED).select("row_id", *_spent("refine"))
+    judgements = mine(JUDGEMENTS).where(F.col("judge") == F.lit(judge))
     judged = judgements.select("row_id", F.col("verdict").alias("judged"))
-    vectors = run.mine(ROW_EMBEDDINGS).select("row_id", "embedding")
-    rows = run.mine(VERDICTS).join(calls, "draft_id").join(refined, "row_id", "left").join(vectors, "row_id", "left")
+    vectors = mine(ROW_EMBEDDINGS).select("row_id", "embedding")
+    rows = mine(VERDICTS).join(calls, "draft_id").join(refined, "row_id", "left").join(vectors, "row_id", "left")
     none = F.lit(0.0)
     sums = [
-        (F.col(f"draft_{name}") + (F.coalesce(f"refine_{name}", none) if run.making.refiner is None else
-                                   F.col(f"refine_{name}"))).alias(name)
+        (F.col(f"draft_{name}") + (F.col(f"refine_{name}") if refines else
+                                   F.coalesce(f"refine_{name}", none))).alias(name)
         for name in ("cost", "tokens", "seconds")
     ]  # fmt: skip
     frame = rows.join(judged, "row_id", "left").select(
-        "row_id", "wave", "attempt", "item", "text", "label", "embedding", "accepted", *sums, "judged"
+        "row_id", "wave", "attempt", "item", "text", "label", "fields", "embedding", "accepted", *sums, "judged"
     )
     made: pd.DataFrame = frame.orderBy("wave", "attempt", "item").toPandas()
-    return Arm(run.config.arm, made)
+    return made
 
 
 def _spent(call: str) -> list[Any]:

@@ -47,6 +47,7 @@ EXTRAS = {
     "warc": ("fastwarc", "resiliparse", "py3langid"),
     "hub": ("huggingface_hub",),
     "mlflow": ("mlflow",),
+    "lora": ("peft",),
 }
 LITTLE_DISK = 5 * 2**30
 # White space of every kind, labels, text longer than a block of the kernels.

@@ -1,4 +1,4 @@
-"""The command line `evaluate`: made from EvaluationConfig, so that flags, YAML and help agree."""
+"""The command line `evaluate`: made from its configurations, so that flags, YAML and help agree."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from curation.command import completion_parser, config_parser, open_session, rea
 from curation.progress import Terminal
 from evaluation import pipeline
 from evaluation.config import EvaluationConfig, RoiConfig
+from evaluation.downstream_config import DownstreamConfig
+from evaluation.downstream_pipeline import run_downstream
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +49,11 @@ def build_parser() -> ArgumentParser:
         config_parser(RoiConfig, None),
         help="what the latest comparison's selection cost, and what it brings back: one page for who pays",
     )
+    commands.add_subcommand(
+        "downstream",
+        config_parser(DownstreamConfig, None),
+        help="a model fine-tuned on each arm of a `bare compare`: what made rows are worth, and for rare labels",
+    )
     completion_help = "print a script that completes commands and options in bash or zsh"
     commands.add_subcommand("completion", completion_parser(), help=completion_help)
     return parser
@@ -56,6 +63,9 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
     if command == "roi":
         told = read_config(RoiConfig, arguments)
         return pipeline.run_roi(told, spark=open_session(arguments), terminal=terminal)
+    if command == "downstream":
+        asked = read_config(DownstreamConfig, arguments)
+        return run_downstream(asked, spark=open_session(arguments), terminal=terminal)
     config = read_config(EvaluationConfig, arguments)
     spark = open_session(arguments)
     if command == "arms":

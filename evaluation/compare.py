@@ -400,15 +400,15 @@ def _one_size(
     def differences(pairs: Sequence[tuple[str, str]], where: Sequence[str | None]) -> list[Gain]:
         """What the second arm of each pair needs more, in bits, one family of comparisons."""
         keys = [(arm, over, benchmark) for arm, over in pairs for benchmark in where]
-        weights = np.stack([_weight(panel, over, b) - _weight(panel, arm, b) for arm, over, b in keys])
+        weights = np.stack([weight_of(panel, over, b) - weight_of(panel, arm, b) for arm, over, b in keys])
         found = contrasts(panel, drawn, weights, level=level)
-        return [_gain(found, k, size, *key) for k, key in enumerate(keys)]
+        return [gain_of(found, k, size, *key) for k, key in enumerate(keys)]
 
     others = [arm for arm in arms if arm != baseline]
     gains = differences([(arm, baseline) for arm in others], columns)
     pairs = differences(list(combinations(arms, 2)), columns)
     keys = [(arm, benchmark) for arm in arms for benchmark in columns]
-    means = contrasts(panel, drawn, np.stack([_weight(panel, *key) for key in keys]), level=level)
+    means = contrasts(panel, drawn, np.stack([weight_of(panel, *key) for key in keys]), level=level)
     losses = tuple(
         Loss(arm, size, b, float(means.value[k]), float(means.low[k]), float(means.high[k]))
         for k, (arm, b) in enumerate(keys)
@@ -425,9 +425,9 @@ def _one_size(
             if (g := own.get((arm, b))) is not None
         )
         rivals = [(arm, other, single[arm]) for arm in single for other in single if other != arm]
-        weights = np.stack([_weight(panel, other, b) - _weight(panel, arm, b) for arm, other, b in rivals])
+        weights = np.stack([weight_of(panel, other, b) - weight_of(panel, arm, b) for arm, other, b in rivals])
         found = contrasts(panel, drawn, weights, level=level)
-        beside = [_gain(found, k, size, *rival) for k, rival in enumerate(rivals)]
+        beside = [gain_of(found, k, size, *rival) for k, rival in enumerate(rivals)]
         diagonals = tuple(
             _diagonal(arm, b, size, [g for g in beside if g.arm == arm], len(single)) for arm, b in single.items()
         )
@@ -440,13 +440,16 @@ def _one_size(
         examples={b: v.shape[1] for b, v in panel.values.items()},
         sizes=(Size(size, int(one["parameters"]), int(one["tokens"]), len(arms), len(gains)),),
         runs=(), losses=losses, gains=tuple(gains), pairs=tuple(pairs),
-        winners=tuple(_winner(size, b, arms, losses, pairs) for b in columns),
+        winners=tuple(
+            winner_of(size, b, arms, {e.arm: e.bits_per_byte for e in losses if e.benchmark == b}, pairs)
+            for b in columns
+        ),
         cells=cells, diagonals=diagonals, accuracies=accuracies, accuracy_gains=accuracy_gains,
         left_out=tuple(left_out),
     )  # fmt: skip
 
 
-def _weight(panel: Panel, arm: str, benchmark: str | None) -> Floats:
+def weight_of(panel: Panel, arm: str, benchmark: str | None) -> Floats:
     """Picks the mean of an arm on a benchmark, or over all of them (None), out of (arms, benchmarks)."""
     weights = np.zeros((len(panel.models), len(panel.values)))
     row = panel.arms.index(arm)
@@ -457,19 +460,19 @@ def _weight(panel: Panel, arm: str, benchmark: str | None) -> Floats:
     return weights
 
 
-def _gain(found: Contrasts, k: int, size: str, arm: str, over: str, benchmark: str | None) -> Gain:
+def gain_of(found: Contrasts, k: int, size: str, arm: str, over: str, benchmark: str | None) -> Gain:
     low, high = float(found.joint_low[k]), float(found.joint_high[k])
     verdict: Verdict = "alone" if found.alone[k] else "better" if low > 0 else "worse" if high < 0 else "open"
     ends = float(found.value[k]), float(found.low[k]), float(found.high[k]), low, high
     return Gain(arm, over, size, benchmark, *ends, verdict)
 
 
-def _winner(
-    size: str, benchmark: str | None, arms: Sequence[str], losses: Sequence[Loss], pairs: Sequence[Gain]
+def winner_of(
+    size: str, benchmark: str | None, arms: Sequence[str], needs: Mapping[str, float], pairs: Sequence[Gain]
 ) -> Winner:
+    """needs: what each arm needs, fewer are better; pairs: every pair of arms, on this benchmark among others."""
     beaten = {g.over for g in pairs if g.benchmark == benchmark and g.verdict == "better"}
     beaten |= {g.arm for g in pairs if g.benchmark == benchmark and g.verdict == "worse"}
-    needs = {each.arm: each.bits_per_byte for each in losses if each.benchmark == benchmark}
     left = tuple(sorted((arm for arm in arms if arm not in beaten), key=lambda arm: (needs[arm], arm)))
     return Winner(size, benchmark, left[0] if len(left) == 1 else None, left)
 
@@ -494,7 +497,7 @@ def _accuracy(
     panel = panel_of(mine, answered.astype({"correct": float}), "correct", known)
     drawn = resample(panel, replicates=replicates, seed=seed)
     keys = [(arm, b) for arm in panel.arms for b in known]
-    found = contrasts(panel, drawn, np.stack([_weight(panel, *key) for key in keys]), level=level)
+    found = contrasts(panel, drawn, np.stack([weight_of(panel, *key) for key in keys]), level=level)
     every = []
     for k, (arm, benchmark) in enumerate(keys):
         n, value = panel.values[benchmark].shape[1], float(found.value[k])
@@ -511,9 +514,9 @@ def _accuracy(
     # Where every benchmark with choices is told, so is their average, of one as of many.
     places: list[str | None] = [*able, *([None] if able == known else [])]
     others = [(arm, b) for arm in panel.arms if arm != baseline for b in places]
-    weights = np.stack([_weight(panel, arm, b) - _weight(panel, baseline, b) for arm, b in others])
+    weights = np.stack([weight_of(panel, arm, b) - weight_of(panel, baseline, b) for arm, b in others])
     compared = contrasts(panel, drawn, weights, level=level)
-    gains = tuple(_gain(compared, k, size, arm, baseline, b) for k, (arm, b) in enumerate(others))
+    gains = tuple(gain_of(compared, k, size, arm, baseline, b) for k, (arm, b) in enumerate(others))
     return tuple(each for each in every if each.benchmark in able), gains, left_out
 
 
@@ -549,7 +552,7 @@ def words(found: Comparison, *, ours: str | None = None) -> Words:
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -568,7 +571,7 @@ def bits(value: float, low: float, high: float) -> str:
 
 def points(value: float, low: float, high: float) -> str:
     """A difference of shares in percentage points: `3.3 [1.2, 5.4]`."""
-    told = [percent(end)[:-1] for end in (value, low, high)]
+    told = [percent(round(end, 3) + 0.0)[:-1] for end in (value, low, high)]  # never a minus before nothing
     return f"{told[0]} [{told[1]}, {told[2]}]"
 
 
@@ -593,7 +596,7 @@ def _told(found: Comparison, last: Size, overall: Sequence[Gain]) -> Iterator[st
         if len(each) < 2:
             continue
         parts = [
-            f"{verdict} on {_listed([str(g.benchmark) for g in each if g.verdict == verdict])}"
+            f"{verdict} on {listed([str(g.benchmark) for g in each if g.verdict == verdict])}"
             for verdict in ("better", "worse", "open")
             if any(g.verdict == verdict for g in each)
         ]
@@ -630,7 +633,7 @@ def _against(
             yield _sentence(flipped)
     contested = [w for w in found.winners if w.size == last.size and w.winner is None]
     for each in contested:
-        yield f"No winner on {place(each.benchmark)}: {_listed(each.may_be_best)} may each be the best."
+        yield f"No winner on {place(each.benchmark)}: {listed(each.may_be_best)} may each be the best."
     for diagonal in (d for d in found.diagonals if d.size == last.size and d.low > 1):
         yield f"{diagonal.arm}, made for {diagonal.benchmark}, ranks {_rank(diagonal)} on it: it surely isn't the best."
     for smaller in found.sizes[:-1]:
@@ -652,7 +655,7 @@ def token_words(each: Sequence[Comparison]) -> tuple[list[str], list[str]]:
     if len(each) < 2:
         return [], []
     counts, found = [number(e.sizes[-1].tokens) for e in each], each[-1]
-    told = f"Told at {counts[-1]} tokens a model, the most of {_listed(counts)}; laws use all of them."
+    told = f"Told at {counts[-1]} tokens a model, the most of {listed(counts)}; laws use all of them."
     now = {(g.arm, g.benchmark): g for g in overall_gains(found)}
     against = [
         f"At {count} tokens it is the other way round: {_sentence(g)}"

@@ -11,11 +11,9 @@ the driver is killed. PROXY_RUNS and EVALUATIONS get finished runs in waves; wha
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,24 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyspark import TaskContext
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from bare.generators.load import task_device
 from betr.selection import SELECTION_RUNS, SELECTIONS, config_of
 from curation.decontamination import CONTAMINATED_DOCUMENTS, CUT, pieces_of
 from curation.documents import DOCUMENTS
-from curation.embedding import embedding_profile
 from curation.errors import InputError, input_errors
 from curation.files import write_whole
 from curation.hashing import content_id
 from curation.sampling import hash_fraction
-from curation.session import default_parallelism, is_local_session, release, share
+from curation.session import is_local_session
 from curation.tables import Tables, absolute, is_local
+from evaluation import runs
 from evaluation.held_out import HeldOut
 from evaluation.measuring import Example, FinetuningConfig, Measure, finetune, measure
 from evaluation.packing import TokenDocuments, write_part
@@ -52,7 +46,6 @@ PRETRAINED, FINETUNED = "pretrained", "finetuned"  # phases
 WARN_EPOCHS = 4  # up to so many repetitions are worth nearly as much as new tokens (Muennighoff et al. 2023)
 SPARE = 4  # an arm much larger than what is trained on: so many times as many of its tokens are kept, by hash of the id
 PART_TOKENS = 1 << 24
-WAVES = 4  # runs of a wave for each that goes on at once: cores that are through early take another
 _EVALUATION = pa.schema([
     ("proxy_id", pa.string()), ("phase", pa.string()), ("benchmark", pa.string()), ("example_id", pa.string()),
     ("nats", pa.float64()), ("bytes", pa.int32()), ("bits_per_byte", pa.float64()), ("correct", pa.bool_()),
@@ -260,7 +253,7 @@ def plan(
     tuned = None
     if config.finetuning is not None and finetuning:
         tuned = [config.finetuning.settings(), [e.example_id for e in finetuning]]
-    runs = []
+    found = []
     for arm in arms:
         for size in map(parse_size, config.sizes):
             for seed in range(config.seeds):
@@ -268,8 +261,8 @@ def plan(
                     arm.arm_id, arm.contents, vars(size), seed, config.training.settings(), tokenizer.tokenizer_id,
                     held_out.held_out_id, tuned,
                 )  # fmt: skip
-                runs.append(ProxyRun(content_id("proxy", *made_from), arm.arm_id, arm.arm, size, seed))
-    return sorted(runs, key=lambda run: (-run.cost(), run.seed, run.arm, run.proxy_id))
+                found.append(ProxyRun(content_id("proxy", *made_from), arm.arm_id, arm.arm, size, seed))
+    return sorted(found, key=lambda run: (-run.cost(), run.seed, run.arm, run.proxy_id))
 
 
 def train_proxies(
@@ -299,16 +292,14 @@ def train_proxies(
         str(working), is_local_session(tables.spark),
     )  # fmt: skip
     results: list[dict[str, Any]] = []
-    size = WAVES * default_parallelism(tables.spark)
-    with _Watched(working, [run.proxy_id for run in missing], config.training, on_progress):
-        for first in range(0, len(missing), size):
-            wave = missing[first : first + size]
-            made = _run_wave(tables, wave, job, config.gpus_per_task)
+    each = config.training.steps * config.training.step_tokens
+    with runs.Watched(working, {run.proxy_id: each for run in missing}, on_progress):
+        for made in runs.in_waves(tables.spark, missing, job, run_one, gpus_per_task=config.gpus_per_task):
             _commit(tables, made, working, held_out, tokenizer, config, run_id)
             results += made
     return Proxies(
-        tuple(ids), len(results), sum(each["status"] == DIVERGED for each in results),
-        sum(each["flops"] for each in results), time.monotonic() - start, tuple(warnings),
+        tuple(ids), len(results), sum(row["status"] == DIVERGED for row in results),
+        sum(row["flops"] for row in results), time.monotonic() - start, tuple(warnings),
     )  # fmt: skip
 
 
@@ -338,66 +329,44 @@ class _Job:
     local: bool
 
 
-def _run_wave(tables: Tables, wave: Sequence[ProxyRun], job: _Job, gpus_per_task: float) -> list[dict[str, Any]]:
-    """Each run in a task of its own; their results, a row a run."""
-    shared = share(tables.spark, (tuple(wave), job))
-
-    def task(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        for frame in frames:
-            runs, its_job = shared.value
-            for number in frame["id"]:
-                yield pd.DataFrame({"result": [json.dumps(run_one(runs[number], its_job))]})
-
-    numbers = tables.spark.range(0, len(wave), 1, len(wave))
-    profile = embedding_profile(gpus_per_task)
-    schema = "result string"
-    rows = numbers.mapInPandas(task, schema) if profile is None else numbers.mapInPandas(task, schema, profile=profile)
-    with input_errors():
-        results = [json.loads(row["result"]) for row in rows.collect()]
-    release(shared)
-    return results
-
-
 def run_one(run: ProxyRun, job: _Job) -> dict[str, Any]:
     """Train, measure, fine-tune, measure: what a task does with a run; a result that is there is only read.
 
     Evaluations are written before the result, and both whole: a result stands for all of a run.
     """
-    import torch
-
-    folder = Path(job.working) / "runs" / run.proxy_id
-    result = folder / "result.json"
-    if result.exists():
-        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-        return found
-    folder.mkdir(parents=True, exist_ok=True)
-    device = _device(job.local)
-    if device == "cpu":
-        context = TaskContext.get()
-        torch.set_num_threads(max(1, context.cpus() if context is not None else 1))
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    folder = runs.folder_of(job.working, run.proxy_id)
+    if (there := runs.result(folder)) is not None:
+        return there
+    device = runs.hardware(job.local)
     assert run.files is not None
     tokenizer, training = job.tokenizer, job.training
     documents = TokenDocuments.open(Path(run.files.folder), run.files.parts, end=tokenizer.end)
     checkpoint = folder / "checkpoint.safetensors"
     trained = train(
         documents, run.size, training, vocabulary=tokenizer.vocabulary, seed=run.seed, device=device,
-        checkpoint=checkpoint, on_step=_Told(folder, training.step_tokens),
+        checkpoint=checkpoint, on_step=runs.Told(folder, training.step_tokens),
     )  # fmt: skip
     began, status, reason = time.monotonic(), trained.status, trained.reason
     if status == FINISHED:
         save_model(folder / "model.safetensors", trained.model)
         measures = {PRETRAINED: _measured(trained.model, job, job.held_out, device)}
         if job.finetuning is not None:
-            loss = finetune(
+            tuned = finetune(
                 trained.model, tokenizer, job.finetuning_examples, job.finetuning, peak=training.peak(run.size),
                 seed=run.seed, context=training.sequence, device=device,
             )  # fmt: skip
-            if math.isfinite(loss):
+            if math.isfinite(tuned.loss):
                 measures[FINETUNED] = _measured(trained.model, job, job.held_out, device)
             else:
                 reason = "fine-tuning diverged: its loss is no number"
-        _write_evaluations(folder / "evaluations.parquet", run.proxy_id, measures)
+        rows = [(phase, each) for phase, found in measures.items() for each in found]
+        runs.write_evaluations(folder, _EVALUATION, {
+            "proxy_id": [run.proxy_id] * len(rows), "phase": [phase for phase, _ in rows],
+            **{
+                name: [getattr(each, name) for _, each in rows]
+                for name in ("benchmark", "example_id", "nats", "bytes", "bits_per_byte", "correct")
+            },
+        })  # fmt: skip
     row = {
         "proxy_id": run.proxy_id, "arm_id": run.arm_id, "arm": run.arm, "size": run.size.name,
         "parameters": trained.parameters, "seed": run.seed, "tokens": trained.tokens,
@@ -407,7 +376,7 @@ def run_one(run: ProxyRun, job: _Job) -> dict[str, Any]:
         "tokens_per_second": trained.tokens / max(1e-9, trained.seconds), "device": trained.device,
         "resumed_at": trained.resumed_at,
     }  # fmt: skip
-    write_whole(json.dumps(row, indent=1), result)
+    runs.write_result(folder, row)
     checkpoint.unlink(missing_ok=True)
     return row
 
@@ -416,46 +385,11 @@ def _measured(model: Any, job: _Job, examples: Sequence[Example], device: str) -
     return measure(model, job.tokenizer, examples, context=job.training.sequence, device=device)
 
 
-def _device(local: bool) -> str:
-    import torch
-
-    given = task_device(local)
-    if given == "local":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if given.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(
-            f"proxies: the task was given a GPU ({given}), but PyTorch {torch.__version__} sees no CUDA there; install "
-            "a build with CUDA on the executors"
-        )
-    return given
-
-
-def _write_evaluations(path: Path, proxy_id: str, measures: dict[str, list[Measure]]) -> None:
-    rows = [(phase, each) for phase, found in measures.items() for each in found]
-    columns = {
-        "proxy_id": [proxy_id] * len(rows),
-        "phase": [phase for phase, _ in rows],
-        **{
-            name: [getattr(each, name) for _, each in rows]
-            for name in ("benchmark", "example_id", "nats", "bytes", "bits_per_byte", "correct")
-        },
-    }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pq.write_table(pa.Table.from_pydict(columns, schema=_EVALUATION), part)
-    part.replace(path)
-
-
 def _commit(
     tables: Tables, results: Sequence[dict[str, Any]], working: Path, held_out: HeldOut, tokenizer: ProxyTokenizer,
     config: ProxyConfig, run_id: str,
 ) -> None:  # fmt: skip
     """A wave's evaluations, then its runs: a run that PROXY_RUNS holds has all of its evaluations."""
-    finished = [each["proxy_id"] for each in results if each["status"] == FINISHED]
-    if finished:
-        paths = [(working / "runs" / each / "evaluations.parquet").as_uri() for each in finished]
-        rows = tables.spark.read.schema(EVALUATIONS.schema).parquet(*paths)
-        condition = f"proxy_id IN ({', '.join(repr(each) for each in finished)})"
-        tables.replace(EVALUATIONS, rows.coalesce(1), where=condition, keys_are_unique=True)
     settings = {"training": config.training.settings()}
     if config.finetuning is not None:
         settings["finetuning"] = config.finetuning.settings()
@@ -463,62 +397,4 @@ def _commit(
         "tokenizer_id": tokenizer.tokenizer_id, "held_out_id": held_out.held_out_id,
         "settings": json.dumps(settings, sort_keys=True), "run_id": run_id or tables.run_id,
     }  # fmt: skip
-    names = PROXY_RUNS.struct(tables.spark).names
-    frame = PROXY_RUNS.frame(tables.spark, [[{**each, **shared}[name] for name in names] for each in results])
-    tables.append(PROXY_RUNS, frame, keys_are_unique=True)  # none of them was there
-
-
-# -- progress ----------------------------------------------------------------------------------------------------------
-
-
-class _Told:
-    """Notes how far a run is, every few seconds, in a file beside its checkpoint."""
-
-    def __init__(self, folder: Path, step_tokens: int) -> None:
-        self._path, self._step_tokens, self._last = folder / "progress", step_tokens, 0.0
-
-    def __call__(self, step: int, loss: float) -> None:
-        if time.monotonic() - self._last >= 2:
-            self._last = time.monotonic()
-            with contextlib.suppress(OSError):  # never a reason to fail
-                self._path.write_text(str(step * self._step_tokens), encoding="utf-8")
-
-
-class _Watched:
-    """While the body runs, tells `on_progress` how many tokens the runs have seen, of how many."""
-
-    def __init__(
-        self, working: Path, runs: Sequence[str], training: TrainingConfig,
-        on_progress: Callable[[int, int], None] | None,
-    ) -> None:  # fmt: skip
-        self._folders = [working / "runs" / each for each in runs]
-        self._each = training.steps * training.step_tokens
-        self._tell = on_progress
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-
-    def __enter__(self) -> None:
-        if self._tell is not None:
-            self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._tell is not None:
-            self._thread.join(timeout=5)
-            self._tell(self._seen(), self._each * len(self._folders))
-
-    def _poll(self) -> None:
-        assert self._tell is not None
-        while not self._stop.wait(2):
-            self._tell(self._seen(), self._each * len(self._folders))
-
-    def _seen(self) -> int:
-        return sum(self._of(folder) for folder in self._folders)
-
-    def _of(self, folder: Path) -> int:
-        if (folder / "result.json").exists():
-            return self._each
-        try:
-            return int((folder / "progress").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return 0
+    runs.commit(tables, results, working, key="proxy_id", evaluations=EVALUATIONS, runs=PROXY_RUNS, shared=shared)

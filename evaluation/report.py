@@ -140,7 +140,7 @@ def _gains(found: Comparison) -> list[Html]:
         blocks.append(report.beside(*charts, *heat))
     rows = [
         (g.arm, place(g.benchmark), bits(g.gain, g.joint_low, g.joint_high), bits(g.gain, g.low, g.high),
-         _verdict(g))
+         verdict_of(g))
         for arm in arms for g in sorted(mine, key=lambda g: g.benchmark or "") if g.arm == arm
     ]  # fmt: skip
     headers = ["arm", "on", "gain, all at once", "gain, this one alone", "verdict"]
@@ -169,7 +169,7 @@ def _chart(title: str, gains: Sequence[Gain], note: str) -> Html:
     return report.intervals(title, points, reference=Reference(0.0, gains[0].over), note=f"bits per byte; {note}")
 
 
-def _verdict(gain: Gain) -> Html:
+def verdict_of(gain: Gain) -> Html:
     told = report.escape(_VERDICTS[gain.verdict])
     kind = {"better": "good", "worse": "bad"}.get(gain.verdict)
     return Html(f'<span class="badge {kind}">{told}</span>') if kind else told
@@ -314,7 +314,7 @@ def _accuracy(found: Comparison) -> list[Html]:
         for benchmark in dict.fromkeys(a.benchmark for a in mine)
     ]
     rows = [
-        (g.arm, place(g.benchmark), points(g.gain, g.joint_low, g.joint_high), _verdict(g))
+        (g.arm, place(g.benchmark), points(g.gain, g.joint_low, g.joint_high), verdict_of(g))
         for g in right_answers(found)
     ]
     headers = ["arm", "on", f"percentage points more than {found.baseline}", "verdict"]

@@ -20,7 +20,7 @@ TOKENIZERS = TableSpec(
 )
 
 # What models are measured on: question, then one of the choices. removed: why an example isn't measured (in_pool,
-# training_example).
+# training_example; of `evaluate downstream`: seed, made_row, duplicate).
 HELD_OUT_EXAMPLES = TableSpec(
     "held_out_examples",
     key=("held_out_id", "example_id"),
@@ -54,4 +54,29 @@ EVALUATIONS = TableSpec(
     ),
 )
 
-ALL = (ARMS, TOKENIZERS, HELD_OUT_EXAMPLES, PROXY_RUNS, EVALUATIONS)
+# A model fine-tuned on one arm's rows (`evaluate downstream`); no rows: the model as it is. labels: rows by label.
+# loss: nats a token of the last epoch, first_loss: of the first. settings: JSON.
+DOWNSTREAM_RUNS = TableSpec(
+    "downstream_runs",
+    key=("downstream_id",),
+    schema=(
+        "downstream_id string, comparison_id string, experiment string, arm string, generation_id string, rows int, "
+        "labels map<string,int>, seed int, model string, revision string, method string, parameters bigint, "
+        "trained_parameters bigint, steps int, seen bigint, tokens bigint, first_loss double, loss double, "
+        "status string, reason string, flops double, seconds double, device string, held_out_id string, "
+        "settings string, run_id string"
+    ),
+)
+
+# A row a model and test row, which HELD_OUT_EXAMPLES holds. answer: the likeliest label; null, as correct is, where the
+# answer is free text.
+DOWNSTREAM_EVALUATIONS = TableSpec(
+    "downstream_evaluations",
+    key=("downstream_id", "example_id"),
+    schema=(
+        "downstream_id string, example_id string, benchmark string, nats double, bytes int, bits_per_byte double, "
+        "answer string, correct boolean"
+    ),
+)
+
+ALL = (ARMS, TOKENIZERS, HELD_OUT_EXAMPLES, PROXY_RUNS, EVALUATIONS, DOWNSTREAM_RUNS, DOWNSTREAM_EVALUATIONS)

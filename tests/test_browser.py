@@ -14,6 +14,7 @@ from betr.report import selection_page
 from betr.run import Run
 from curation.progress import Terminal
 from evaluation.compare import compare
+from evaluation.downstream_page import downstream_page
 from evaluation.report import comparison_page as arms_page
 from evaluation.report import return_page
 from tests import browser
@@ -21,6 +22,7 @@ from tests.helpers import settings
 from tests.test_bare_report import COMPARED, RUN, comparison
 from tests.test_compare import ARMS, MADE_FOR, tables
 from tests.test_demo_nights import changes
+from tests.test_downstream import SHARES, TASK, found_of, results
 from tests.test_roi import whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(browser.find() is None, reason="no Chromium on this machine")]
@@ -39,6 +41,7 @@ def pages(
         "generation": run_page(dataclasses.replace(RUN, compared=COMPARED)),
         "comparison": comparison_page(comparison(), title="Arms", task_description="Maths problems."),
         "arms": arms_page(compare(*tables(ARMS, examples=20), targets=MADE_FOR, replicates=200)),
+        "downstream": downstream_page(found_of(results(SHARES, tests=60)), task=TASK),
         "return": return_page(whole()),
         "review": review_page(RUN.rows, title="Review", task_description="Maths problems."),
     }
@@ -54,6 +57,7 @@ def pages(
         ("selection", DESK, False), ("selection", DESK, True), ("selection", PHONE, False), ("generation", DESK, True), ("night", PHONE, True),
         ("generation", PHONE, False), ("comparison", PHONE, False), ("review", PHONE, False),
         ("arms", PHONE, True), ("arms", DESK, False), ("return", PHONE, False),
+        ("downstream", PHONE, False), ("downstream", DESK, True),
     ],
 )
 def test_a_page_is_drawn_whole(pages: dict[str, Path], name: str, width: int, dark: bool, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from curation.errors import InputError, MissingExtraError
-from evaluation import held_out, proxy, tokenizer
+from evaluation import held_out, proxy, runs, tokenizer
 from evaluation.held_out import IN_POOL, TRAINING_EXAMPLE, HeldOut, HeldOutConfig
 from evaluation.measuring import Example, FinetuningConfig, measure
 from evaluation.packing import Stream, TokenDocuments
@@ -159,6 +159,6 @@ def test_checkpoints_need_a_file_system(tmp_path: Path) -> None:
 def test_a_task_with_a_gpu_that_pytorch_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     blind = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False), __version__="2.9+cpu")
     monkeypatch.setitem(sys.modules, "torch", blind)
-    monkeypatch.setattr(proxy, "task_device", lambda local: "cuda:1")
+    monkeypatch.setattr(runs, "task_device", lambda local: "cuda:1")
     with pytest.raises(InputError, match=r"the task was given a GPU \(cuda:1\), but PyTorch 2\.9\+cpu sees no CUDA there; install"):
-        proxy._device(local=False)
+        runs._device(local=False)

@@ -33,6 +33,7 @@ from evaluation.held_out import (
 from evaluation.measuring import Example, FinetuningConfig, measure
 from evaluation.packing import Stream, TokenDocuments
 from evaluation.proxy import Arm, ProxyConfig, TokenFiles, plan, tokenise, train_proxies, working_folder
+from evaluation.runs import Told
 from evaluation.tables import ARMS, EVALUATIONS, HELD_OUT_EXAMPLES, PROXY_RUNS, TOKENIZERS
 from evaluation.tokenizer import ProxyTokenizer, train_on_pool
 from evaluation.training import DIVERGED, FINISHED, TrainingConfig, load_model, parse_size
@@ -283,7 +284,7 @@ def test_what_was_killed_goes_on_from_its_checkpoint_and_what_was_through_is_onl
     before = torch.get_num_threads()
     undisturbed = [proxy.run_one(run, world.job(tmp_path)) for run in runs]
 
-    told = proxy._Told.__call__
+    told = Told.__call__
 
     def kill(self: Any, step: int, loss: float) -> None:
         told(self, step, loss)
@@ -291,7 +292,7 @@ def test_what_was_killed_goes_on_from_its_checkpoint_and_what_was_through_is_onl
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(proxy._Told, "__call__", kill)
+        patch.setattr(Told, "__call__", kill)
         with pytest.raises(KeyboardInterrupt):
             proxy.run_one(runs[0], world.job(world.working))
     through = proxy.run_one(runs[1], world.job(world.working))

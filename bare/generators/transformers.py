@@ -195,6 +195,14 @@ def load(
     of one pass and tokens held at once (Decoder); None for 16 and 32,768 on a CPU, 64 and 262,144 on a GPU.
     InputError: the model can't be loaded, or the device isn't there.
     """
+    model, tokenizer = load_model(spec, precision=precision, device=device, threads=threads)
+    return TransformersGenerator(model, tokenizer, width=width, batch_tokens=batch_tokens, name=str(spec))
+
+
+def load_model(
+    spec: TransformersSpec, *, precision: str = "auto", device: str = "cpu", threads: int | None = 1
+) -> tuple[Any, Any]:
+    """(model, tokenizer) in memory on the device, as `load` has them."""
     if precision not in PRECISIONS:
         raise InputError(f"{spec}: precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
     files = find_model(spec)
@@ -214,7 +222,7 @@ def load(
     model = _loaded(spec, files.folder, "model", lambda auto: auto.AutoModelForCausalLM.from_pretrained(
         str(files.folder), local_files_only=True, trust_remote_code=False, dtype=dtype
     ).to(device).eval())  # fmt: skip
-    return TransformersGenerator(model, tokenizer, width=width, batch_tokens=batch_tokens, name=str(spec))
+    return model, tokenizer
 
 
 def _loaded(spec: TransformersSpec, folder: Path, what: str, load_it: Callable[[Any], Any]) -> Any:
