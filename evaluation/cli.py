@@ -12,6 +12,7 @@ from curation.command import completion_parser, config_parser, open_session, rea
 from curation.progress import Terminal
 from evaluation import pipeline
 from evaluation.config import EvaluationConfig, RoiConfig
+from evaluation.loop_config import LoopConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +48,11 @@ def build_parser() -> ArgumentParser:
         config_parser(RoiConfig, None),
         help="what the latest comparison's selection cost, and what it brings back: one page for who pays",
     )
+    commands.add_subcommand(
+        "loop",
+        config_parser(LoopConfig, None),
+        help="let BARE write what the selection lacks, select of it, and measure the gaps again: before and after",
+    )
     completion_help = "print a script that completes commands and options in bash or zsh"
     commands.add_subcommand("completion", completion_parser(), help=completion_help)
     return parser
@@ -56,6 +62,9 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
     if command == "roi":
         told = read_config(RoiConfig, arguments)
         return pipeline.run_roi(told, spark=open_session(arguments), terminal=terminal)
+    if command == "loop":
+        asked = read_config(LoopConfig, arguments)
+        return pipeline.close_loop(asked, spark=open_session(arguments), terminal=terminal)
     config = read_config(EvaluationConfig, arguments)
     spark = open_session(arguments)
     if command == "arms":
