@@ -88,6 +88,16 @@ class ShownDocument:
 
 
 @dataclass(frozen=True)
+class ShownGap:
+    """A gap of any round: its nearest document's similarity among the real ones, and after the last round."""
+
+    text: str
+    shown: bool
+    real: float
+    after: float
+
+
+@dataclass(frozen=True)
 class LoopFigures:
     """All of a loop in figures. level: the similarity at which a gap is closed; similarities: group -> before, after.
 
@@ -102,6 +112,7 @@ class LoopFigures:
     rounds: tuple[Round, ...]
     groups: tuple[Group, ...]
     similarities: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    gaps: tuple[ShownGap, ...]
     documents: tuple[ShownDocument, ...]
     judged: compare.Comparison | None
     why_not_judged: str | None

@@ -90,6 +90,17 @@ def _gaps(found: LoopFigures) -> list[Html]:
             if found.group(name).examples
         ]
         blocks.append(report.beside(*charts))
+        drawn = [
+            report.dumbbells(
+                f"{'Shown' if shown else 'Not shown'}: the least covered",
+                [(excerpt(g.text, 80), g.real, g.after) for g in found.gaps if g.shown == shown],
+                reference=level,
+                note="similarity of the nearest document, among the real ones and after the last round",
+            )
+            for shown in (False, True)
+            if any(g.shown == shown for g in found.gaps)
+        ]
+        blocks.append(report.beside(*drawn))
     mine = [group for group in found.groups if group.round == ALL_ROUNDS and group.examples]
     blocks.append(
         report.beside(

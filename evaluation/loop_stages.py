@@ -58,7 +58,17 @@ from curation.tables import Tables
 from evaluation import arms, compare, gaps, proxy, stages
 from evaluation.arms import Pool
 from evaluation.loop_config import LoopConfig
-from evaluation.loop_figures import LoopFigures, Round, ShownDocument, closing_level, groups, over_all_rounds, parts
+from evaluation.loop_figures import (
+    OTHERS,
+    LoopFigures,
+    Round,
+    ShownDocument,
+    ShownGap,
+    closing_level,
+    groups,
+    over_all_rounds,
+    parts,
+)
 from evaluation.proxy import Arm
 from evaluation.tables import LOOP_DOCUMENTS, LOOP_GAPS, LOOP_ROUNDS
 
@@ -507,9 +517,23 @@ def figures(loop: Loop, judged: Outcome | None) -> LoopFigures:
         loop.loop_id, config.closed_at, level, config.benchmark, config.most_synthetic, tuple(rounds),
         tuple(groups(rows, level, seed=config.seed)),
         {name: (tuple(part["real"]), tuple(part["after"])) for name, part in parts(over_all_rounds(rows)).items()},
-        tuple(_shown_documents(loop)), compared, why,
+        tuple(_shown_gaps(loop, rows)), tuple(_shown_documents(loop)), compared, why,
         {"bare": loop.bare_tables, "synthetic": loop.synthetic.tables.root},
     )  # fmt: skip
+
+
+def _shown_gaps(loop: Loop, rows: pd.DataFrame, most: int = 16) -> list[ShownGap]:
+    """The gaps that real documents cover least, of those shown to a model and of the others, with their texts."""
+    every = over_all_rounds(rows).reset_index().sort_values(["real", "example_id"])
+    mine = [part.head(most) for name, part in parts(every).items() if name != OTHERS]
+    chosen = pd.concat(mine)
+    wanted = F.col("example_id").isin(chosen["example_id"].tolist())
+    found = betr.targets(loop.run, loop.pool.made_from.wanted).where(wanted).select("example_id", "text").collect()
+    texts = {row["example_id"]: row["text"] for row in found}
+    return [
+        ShownGap(texts[id_], bool(shown), float(real), float(after))
+        for id_, shown, real, after in chosen[["example_id", "shown", "real", "after"]].itertuples(index=False)
+    ]
 
 
 def _shown_documents(loop: Loop, most: int = 24) -> list[ShownDocument]:

@@ -61,6 +61,7 @@ def everything(text: str) -> str:
         report.bar_chart(text, [point], note=text), report.intervals(text, [point], reference=Reference(0.75, text), note=text),
         report.histogram(text, [0, 1, 2], {text: [1, 2], "other": [0, 1]}, x_label=text, note=text),
         report.line_chart(text, {text: [(0, point), (1, point)], "other": [(0, point)]}, x_label=text, reference=Reference(0.1, text)),
+        report.dumbbells(text, [(text, 0.1, 0.4)], ends=(text, "b"), reference=Reference(0.2, text), note=text),
         report.heat_map(text, [text, "b"], [text, "d"], {(0, 0): point, (1, 1): point}, outlined=[(0, 0)], note=text),
     ]  # fmt: skip
     return report.page(text, [Section(text, blocks), Section(text, [report.beside(*blocks)]), Section("end", [])], lead=text)
