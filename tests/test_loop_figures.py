@@ -140,7 +140,8 @@ def test_groups_are_the_gaps_shown_the_others_and_the_rest_of_each_round_and_of_
         assert group.nearer == sum(b > a for a, b in pairs)
         assert group.open == sum(a < level for a, _ in pairs)
         assert group.closed == sum(a < level <= b for a, b in pairs)
-        assert group.low is not None and group.high is not None and group.low <= group.gain <= group.high
+        assert group.low is not None and group.gain is not None and group.high is not None
+        assert group.low <= group.gain <= group.high
 
 
 def test_a_gap_is_closed_at_what_a_share_of_the_examples_did_not_exceed() -> None:
