@@ -17,7 +17,7 @@ from curation.report import interval, number, percent
 from curation.statistics import wilson
 from evaluation import compare
 
-SHOWN, UNSEEN, OTHERS = "gaps that a model was shown", "gaps that none was shown", "examples that were no gaps"
+SHOWN, UNSEEN, OTHERS = "gaps that a model was shown", "gaps that no model was shown", "examples that were no gaps"
 ALL_ROUNDS = -1
 
 
@@ -207,7 +207,7 @@ def _told(found: LoopFigures) -> Iterator[str]:
         if not group.examples:
             continue
         yield (
-            f"The {group.examples:,} {name}: the nearest document's similarity goes {change(group)}; "
+            f"{name.capitalize()} ({group.examples:,}): the nearest document's similarity goes {change(group)}; "
             f"{group.closed:,} of {group.open:,} below {number(found.level)} reach it."
         )
     if found.judged is not None:
@@ -223,8 +223,11 @@ def _against(found: LoopFigures) -> Iterator[str]:
             "Every gap was shown to a model, so nothing tells what the rows bring beyond the examples that they were "
             "made from."
         )
-    elif unseen.gain is not None and not (unseen.low or 0) > 0:
-        yield f"Gaps that no model was shown are no surer for it: {interval(unseen.gain, unseen.low, unseen.high)}."
+    elif not unseen.gain:
+        yield "None of the gaps that no model was shown has anything nearer to it than before."
+    elif not (unseen.low or 0) > 0:
+        by = interval(unseen.gain, unseen.low, unseen.high)
+        yield f"That gaps which no model was shown have something nearer isn't sure: {by}."
     if shown.gain and unseen.gain is not None and unseen.examples and shown.gain > unseen.gain:
         yield (
             f"Gaps that a model was shown gained {number(shown.gain)}, the others {number(unseen.gain)}: the "
@@ -232,8 +235,8 @@ def _against(found: LoopFigures) -> Iterator[str]:
         )
     for group in (unseen, shown):
         if group.examples and group.closed < group.open:
-            left = f"{group.open - group.closed:,} of the {group.examples:,} {group.name}"
-            yield f"{left} stay below {number(found.level)}."
+            left = f"{group.open - group.closed:,} of {group.examples:,}"
+            yield f"Of the {group.name}, {left} stay below {number(found.level)}."
     if last.below_cut:
         yield (
             f"{last.below_cut:,} of {last.documents:,} synthetic documents score below the real cut and stay out: the "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from bare.show import STOPPED
 from curation import report
 from curation.progress import clock, excerpt
 from curation.report import Html, Point, Reference, Section, number, percent
@@ -136,12 +135,12 @@ def _table(groups: list[Group], caption: str) -> Html:
 def _rounds(found: LoopFigures) -> list[Html]:
     blocks: list[Html] = []
     rows = [
-        (r.round + 1, r.gaps, r.shown, r.drafts, r.accepted, STOPPED.get(r.stopped_by, r.stopped_by), r.copies,
+        (r.round + 1, r.gaps, r.shown, r.drafts, r.accepted, r.stopped_by.replace("_", " "), r.copies,
          r.documents, r.below_cut, r.over_cap, r.selected, percent(r.share, 2))
         for r in found.rounds
     ]  # fmt: skip
     headers = [
-        "round", "gaps", "shown to a model", "drafts", "accepted", "it ended when", "copies", "documents so far",
+        "round", "gaps", "shown to a model", "drafts", "accepted", "ended by", "copies", "documents so far",
         "below the cut", "beyond the cap", "selected", "share of tokens",
     ]  # fmt: skip
     blocks.append(report.table(headers, rows, caption="A selection holds the best of all rounds so far"))

@@ -18,9 +18,14 @@ fields:
 refine: Improve this draft.
 judge: Which one is the worst?
 """
-SUBJECT = "${pick:The sun|A switch|Green algae|A star|The stomach|A fever|A mountain|The bloodstream}"
-VERB = "${pick:is responsible for|can stop and start|is made of|will most likely cause|seems smaller than}"
-OBJECT = "${pick:food|plants|current|gas|nutrients|fungi|photographs|bacteria} and ${pick:wilting|burning|blooming|flow|miles|lenses}"
+# Some of these words stand in what the finished run scores high, and some in its targets: so some rows reach the cut,
+# and some lie nearer to a gap than any document.
+SUBJECT = "${pick:The House of the United States|The current in a circuit|A woman in a coat|The sun|Green algae|A star}"
+VERB = "${pick:is considered part of|is the most known of|stands in the kitchen with|is made of|will most likely cause}"
+OBJECT = (
+    "${pick:the entire national government|the flow of current when a switch is used in an electrical circuit|plants and fungi|"
+    "the ice on the top of a car|great balls of gas burning miles away}"
+)
 SCRIPT = [
     {
         "match": r"This is a draft of one more:.*?Text: (?P<text>[^\n\[]+)",
@@ -43,6 +48,6 @@ def settings(folder: Path, **changed: Any) -> LoopConfig:
     generator = f"scripted:{folder / 'script.json'}"
     given: dict[str, Any] = {
         "tables": str(folder / "tables"), "task": str(folder / "task.yaml"), "base": generator, "instruct": generator,
-        "count": 4, "hold_back": 0.4, "accepted": 6, "bare": ("wave_rows=6",), "most_synthetic": 0.02,
+        "count": 4, "hold_back": 0.4, "accepted": 6, "bare": ("wave_rows=6",), "most_synthetic": 0.006,
     }  # fmt: skip
     return LoopConfig(**{**given, **changed})

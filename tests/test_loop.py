@@ -262,24 +262,24 @@ def test_what_a_loop_can_not_start_from_is_one_sentence(
     made: Made, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, _ = made
-
-    def refused(message: str, **changed: Any) -> None:
-        with pytest.raises(InputError, match=re.escape(message)):
-            pipeline.close_loop(dataclasses.replace(config, **changed), spark=spark)
-
-    refused("has no result of the stage 'select' yet: run `betr select` first", tables=str(tmp_path / "none"))
-    refused("--benchmark none: there is none; there are arc_easy, openbookqa", benchmark="none")
-    refused("script nowhere.json can't be read", base="scripted:nowhere.json")
-    refused("--tests nowhere.jsonl", tests=("nowhere.jsonl",))
-    refused("leaves none of the 1 gaps to show to a model", count=1, hold_back=0.99)
     other = tmp_path / "maths.yaml"
     other.write_text(Path(config.task).read_text().replace("{name: text,", "{name: proof, columns: [proof],"))
-    refused("none of the", task=str(other))
+    for changed, message in (
+        ({"tables": str(tmp_path / "none")}, "has no result of the stage 'select' yet: run `betr select` first"),
+        ({"benchmark": "none"}, "--benchmark none: there is none; there are arc_easy, openbookqa"),
+        ({"base": "scripted:nowhere.json"}, "script nowhere.json can't be read"),
+        ({"tests": ("nowhere.jsonl",)}, "nowhere.jsonl"),
+        ({"count": 1, "hold_back": 0.99}, "leaves none of the 1 gaps to show to a model; lower it, or raise --count"),
+        ({"task": str(other)}, "none of the 3 rows is an example of task statements"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            pipeline.close_loop(dataclasses.replace(config, **changed), spark=spark)
     from curation import embedding
 
     resolve = embedding.resolve_encoder
     monkeypatch.setattr(embedding, "resolve_encoder", lambda c: dataclasses.replace(resolve(c), encoder_id="other"))
-    refused("synthetic documents can't be held against them")
+    with pytest.raises(InputError, match="synthetic documents can't be held against them; put it back, or run `betr run`"):
+        pipeline.close_loop(config, spark=spark)
 
 
 @pytest.mark.slow

@@ -199,7 +199,7 @@ def test_what_goes_against_it_is_said_as_plainly() -> None:
     nothing = figures(frame)
     unseen, shown = nothing.group(UNSEEN), nothing.group(SHOWN)
     against = "\n".join(words(nothing).against)
-    assert unseen.gain == 0 and "Gaps that no model was shown are no surer for it" in against
+    assert unseen.gain == 0 and "None of the gaps that no model was shown has anything nearer" in against
     assert f"Gaps that a model was shown gained {number(shown.gain)}, the others {number(0.0)}" in against
     none = dataclasses.replace(figures().rounds[-1], selected=0, selected_tokens=0)
     assert "No synthetic document is in the selection" in words(figures(rounds=(none,))).against[0]

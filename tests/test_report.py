@@ -309,6 +309,7 @@ def test_long_labels_are_cut_and_whole_where_one_points() -> None:
     [
         (lambda: report.intervals("t", [Point("a", 1.0, 2.0, 3.0)]), "a finite number within its interval"),
         (lambda: report.bar_chart("t", [Point("a", float("nan"))]), "a finite number within its interval"),
+        (lambda: report.dumbbells("t", [("a", 0.1, float("nan"))]), "before and after are finite numbers"),
         (lambda: report.histogram("t", [0, 1], {}), "from 1 to 6 series; got 0"),
         (lambda: report.histogram("t", [0, 1], {"a": [1, 2]}), "a needs a count of 0 or more for each of 1 bins"),
         (lambda: report.histogram("t", [0, 0], {"a": [1]}), "at least two edges, ascending"),
