@@ -170,7 +170,8 @@ def _group(name: str, rows: pd.DataFrame, column: str, round_: int, level: float
 
 
 def as_json(found: LoopFigures) -> dict[str, Any]:
-    return dataclasses.asdict(found)
+    """The figures as `--json` prints them, without every example's similarity: those are in the table loop_gaps."""
+    return {name: value for name, value in dataclasses.asdict(found).items() if name != "similarities"}
 
 
 # -- in words ----------------------------------------------------------------------------------------------------------

@@ -106,9 +106,16 @@ class Loop:
     home: Path
     synthetic: Run
 
-    @property
+    @cached_property
     def bare_tables(self) -> str:
-        return str(self.home.parent / "bare")
+        """BARE's tables: of all loops here that make rows in the same way, whatever they then do with them."""
+        how = vars(self.making(0, "")).items()
+        same = {name: value for name, value in how if name not in ("tables", "seeds", "budget_seconds")}
+        return str(self.home.parent / f"bare-{content_id(same, length=8)}")
+
+    def making(self, round_: int, tables: str, *seeds: str) -> BareConfig:
+        """BARE's settings in a round."""
+        return self.config.making(round_, tables=tables or "-", seeds=seeds, tests=self.tests, encoder=self.encoding)
 
     @property
     def coverage(self) -> DataFrame:
@@ -183,11 +190,12 @@ def _encoding(run: Run, pool: Pool) -> EncoderConfig:
 
 def _tests(run: Run, config: LoopConfig, pool: Pool) -> list[benchmarks.BenchmarkSource]:
     """Test sets that no synthetic row may share words with: those named, and those the real selection was held to."""
-    named = [*config.tests, *config.held_out]
+    found = benchmarks.parse_sources(config.held_out, option="--held-out") if config.held_out else []
+    named = list(config.tests)
     if pool.settings.decontamination_id is not None:
         searched = run.result("decontaminate", pool.settings.decontamination_id)
         named += searched["named"] if searched is not None else []
-    return benchmarks.parse_sources(named, option="--tests") if named else []
+    return [*found, *(benchmarks.parse_sources(named, option="--tests") if named else [])]
 
 
 # -- a round -----------------------------------------------------------------------------------------------------------
@@ -228,10 +236,7 @@ def write_rows(loop: Loop, found: Gaps) -> Outcome:
     wanted = loop.pool.made_from.wanted
     betr.write_seeds(run, wanted, betr.with_texts(run, wanted, shown), seeds)
     run.terminal.line(f"round {found.round}: {len(found.rows):,} gaps, {len(shown):,} of them seeds for BARE")
-    how = loop.config.making(
-        found.round, tables=loop.bare_tables, seeds=(seeds,), tests=loop.tests, encoder=loop.encoding
-    )
-    made = bare.run(how, spark=run.spark, terminal=run.terminal)
+    made = bare.run(loop.making(found.round, loop.bare_tables, seeds), spark=run.spark, terminal=run.terminal)
     with run.stage(stage, key, unit="rows") as work:
         names = ("generation_id", "drafts", "accepted", "rejected", "stopped_by", "tokens_in", "tokens_out", "cost")
         work.values = {**{name: made[name] for name in names}, "model_seconds": made["seconds"]}
