@@ -82,7 +82,7 @@ def find_pool(run: Run, tokens: int | None = None) -> Pool:
     settings = selection.config_of(row["parameters"])
     if scored["corpus"] != corpus.key(run) or selection.selection_id(scored.key, settings) != selected.key:
         raise InputError(
-            "the latest selection was cut before documents or scores came that are there now: run `betr run`"
+            "the latest selection isn't of the corpus as it is now, documents or scores came since: run `betr run`"
         )
     made_from = stages.origins(run, scored["classifier_id"])
     return Pool(scored, made_from, settings, row["kept_tokens"] if tokens is None else tokens)

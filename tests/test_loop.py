@@ -272,7 +272,7 @@ def test_what_a_loop_can_not_start_from_is_one_sentence(
         ({"tables": str(tmp_path / "none")}, "has no result of the stage 'select' yet: run `betr select` first"),
         ({"benchmark": "none"}, "--benchmark none: there is none; there are arc_easy, openbookqa"),
         ({"base": "scripted:nowhere.json"}, "script nowhere.json can't be read"),
-        ({"tests": ("nowhere.jsonl",)}, "nowhere.jsonl"),
+        ({"tests": ("nowhere.jsonl",)}, "nowhere.jsonl does not exist; check the path"),
         ({"count": 1, "hold_back": 0.99}, "leaves none of the 1 gaps to show to a model; lower it, or raise --count"),
         ({"task": str(other)}, "none of the 3 rows is an example of task statements"),
     ):
