@@ -235,7 +235,7 @@ def write_rows(loop: Loop, found: Gaps) -> Outcome:
     seeds = str(loop.home / f"seeds-{found.round}.jsonl")
     wanted = loop.pool.made_from.wanted
     betr.write_seeds(run, wanted, betr.with_texts(run, wanted, shown), seeds)
-    run.terminal.line(f"round {found.round}: {len(found.rows):,} gaps, {len(shown):,} of them seeds for BARE")
+    run.terminal.line(f"round {found.round + 1}: {len(found.rows):,} gaps, {len(shown):,} of them seeds for BARE")
     made = bare.run(loop.making(found.round, loop.bare_tables, seeds), spark=run.spark, terminal=run.terminal)
     with run.stage(stage, key, unit="rows") as work:
         names = ("generation_id", "drafts", "accepted", "rejected", "stopped_by", "tokens_in", "tokens_out", "cost")
@@ -251,7 +251,7 @@ def import_rows(loop: Loop, found: Gaps, rows: Outcome) -> Outcome | None:
     """
     run = loop.synthetic
     if not rows["accepted"]:
-        loop.run.warn(f"round {found.round}: BARE accepted none of {rows['drafts']:,} drafts, so nothing is added")
+        loop.run.warn(f"round {found.round + 1}: BARE accepted none of {rows['drafts']:,} drafts, so nothing is added")
         return None
     key = content_id("import", rows.key)
     if (earlier := run.result("import", key)) is not None:

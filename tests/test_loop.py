@@ -12,6 +12,7 @@ import pytest
 from pyspark.sql import Row, SparkSession
 
 from betr import pipeline as betr
+from betr.config import RunConfig
 from betr.tables import (
     CORPUS_SAMPLE,
     CORPUS_SCORES,
@@ -23,6 +24,7 @@ from betr.tables import (
 )
 from curation.embedding import BENCHMARK_EMBEDDINGS
 from curation.errors import InputError
+from curation.export import ExportConfig
 from curation.tables import Tables, TableSpec
 from evaluation import gaps, pipeline
 from evaluation.loop_config import LoopConfig
@@ -157,10 +159,12 @@ def test_every_synthetic_document_is_traced_to_gaps_that_it_was_shown(made: Made
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_of_what_reaches_the_real_cut_the_best_are_selected_up_to_the_cap(made: Made, spark: SparkSession) -> None:
+def test_of_what_reaches_the_real_cut_the_best_are_selected_up_to_the_cap(
+    made: Made, spark: SparkSession, tmp_path: Path
+) -> None:
     config, _ = made
     (real,) = frame(spark, config, SELECTION_RUNS)
-    for round_ in frame(spark, config, LOOP_ROUNDS):
+    for round_ in sorted(frame(spark, config, LOOP_ROUNDS), key=lambda row: int(row["round"])):
         mine = [d for d in frame(spark, config, LOOP_DOCUMENTS) if d["round"] == round_["round"]]
         left, out = int(round_["cap_tokens"]), False
         for d in sorted(mine, key=lambda d: (-d["score"], d["doc_id"])):
@@ -173,6 +177,10 @@ def test_of_what_reaches_the_real_cut_the_best_are_selected_up_to_the_cap(made: 
         assert tokens == round_["selected_tokens"] <= config.most_synthetic * (tokens + real["kept_tokens"])
         assert round_["selected"] + round_["below_cut"] + round_["over_cap"] == len(mine) == round_["documents"]
     assert {d["reason"] for d in frame(spark, config, LOOP_DOCUMENTS)} == {None, "below_cut", "over_cap"}
+    # What was selected leaves the house as any selection does, beside the real one.
+    synthetic = RunConfig(tables=roots(spark, config)[2].root)
+    found = betr.export_selection(synthetic, ExportConfig(), str(tmp_path / "out"), selection="loop", spark=spark)
+    assert found["records"] == round_["selected"]
 
 
 @pytest.mark.slow
