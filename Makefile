@@ -27,7 +27,7 @@ endif
 # is built where a compiler is.
 LOCKED := --require-hashes --only-binary :all:
 
-.PHONY: help setup fetch demo demo-bare demo-compare demo-nights cluster test test-fast lint compat lock bench bench-draw clean
+.PHONY: help setup fetch demo demo-bare demo-compare demo-nights demo-loop cluster test test-fast lint compat lock bench bench-draw clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ demo-compare: setup ## train small models on BETR's choice, on a random one and 
 demo-nights: setup ## two nights by the command that cron calls, new documents before each: what changed
 	@$(PY) -m demo.nights
 
+demo-loop: setup .local/demo-models/fetched ## write what a selection lacks, select of it, measure the gaps again
+	@$(PY) -m demo.loop
+
 cluster: setup ## a Spark cluster of processes on this machine until Ctrl-C: make cluster WORKERS=2 GPUS=1
 	@$(PY) -m deploy.cluster --workers $(or $(WORKERS),2) --gpus $(or $(GPUS),0)
 
@@ -148,4 +151,4 @@ COMPILE := --quiet --upgrade --universal --python-version 3.11 --fork-strategy f
 	--no-emit-index-url --custom-compile-command "make lock" --only-binary :all:
 
 clean: ## remove the demo's tables and caches; .venv, jars and fetched data stay
-	@rm -rf .local/demo .local/demo-bare .local/demo-compare .local/cache
+	@rm -rf .local/demo .local/demo-bare .local/demo-compare .local/demo-loop .local/cache

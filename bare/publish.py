@@ -67,7 +67,7 @@ def export(
         return {"generation_id": run.generation_id, **found}
 
 
-def _accepted(run: Run) -> DataFrame:
+def accepted_rows(run: Run) -> DataFrame:
     """The accepted rows beside their drafts and calls."""
     calls = run.mine(REFINED).select("row_id", "prompt_hash", "model", "revision", "license", "sampling", "seed")
     drafts = run.mine(DRAFTS).select(
@@ -85,7 +85,7 @@ def _export_file(run: Run, path: Path) -> dict[str, Any]:
     count = 0
     opener = gzip.open if path.name.endswith(".gz") else open
     with whole(path) as part, opener(part, "wt", encoding="utf-8") as file:
-        for row in _accepted(run).drop("text").orderBy("item", "attempt").toLocalIterator():
+        for row in accepted_rows(run).drop("text").orderBy("item", "attempt").toLocalIterator():
             values = row.asDict(recursive=True)
             fields = values.pop("fields")
             origin = {"generation_id": run.generation_id, **values}
@@ -97,7 +97,7 @@ def _export_file(run: Run, path: Path) -> dict[str, Any]:
 
 def _export_shards(run: Run, making: Making, out: str, how: ExportConfig) -> dict[str, Any]:
     """Shards of id, text (the values without markers and label), label, fields and origin."""
-    rows = _accepted(run)
+    rows = accepted_rows(run)
     origin = (name for name in rows.columns if name not in ("row_id", "text", "label", "fields"))
     generation = F.lit(run.generation_id).alias("generation_id")
     records = rows.select(

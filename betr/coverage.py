@@ -122,13 +122,17 @@ def least_covered(coverage: DataFrame, *, count: int, of: str = "corpus", benchm
     of: `corpus`: nothing like them was found in the sample, so the corpus lacks it. `selection`: nothing that was kept
     is like them; an example of whose k best documents none was kept comes first.
     """
-    if count < 1:
-        raise InputError(f"--count must be at least 1; got {count!r}")
+    check_count(count)
     if of not in PLACES:
         raise InputError(f"--of must be one of {', '.join(PLACES)}; got {of!r}")
     rows = coverage if benchmark is None else coverage.where(F.col("benchmark") == F.lit(benchmark))
     order = F.col("similarity" if of == "corpus" else "selected_similarity").asc_nulls_first()
     return rows.orderBy(order, F.col("similarity").asc_nulls_first(), "example_id").limit(count)
+
+
+def check_count(count: int) -> None:
+    if count < 1:
+        raise InputError(f"--count must be at least 1; got {count!r}")
 
 
 def seed_rows(

@@ -11,11 +11,11 @@ from pyspark.sql import functions as F
 from rich.table import Table
 from rich.text import Text
 
-from betr import benchmarks, classifier, corpus, coverage
+from betr import classifier, corpus, coverage
 from betr import explain as explaining
 from betr.config import RunConfig
 from betr.run import DONE, RESUMED, STAGE_ORDER, STARTED, UNCHANGED, Outcome, Run
-from betr.stages import load_trained, origins, targets
+from betr.stages import load_trained, origins, with_texts, write_seeds
 from betr.tables import (
     ALL,
     BENCHMARK_EXAMPLES,
@@ -161,16 +161,10 @@ def gaps(
         raise InputError(f"--benchmark {benchmark}: there is none; there are {', '.join(covered['examples'])}")
     mine = run.tables.read(COVERAGE).where(F.col("selection_id") == covered["selection_id"])
     least = coverage.least_covered(mine, count=count, of=of, benchmark=benchmark).collect()
-    wanted = targets(run, made_from.wanted).where(F.col("example_id").isin([row["example_id"] for row in least]))
-    texts = {row["example_id"]: row.asDict() for row in wanted.select("example_id", "text", "file", "row").collect()}
-    rows = [{**row.asDict(), **texts[row["example_id"]]} for row in least]
+    rows = with_texts(run, made_from.wanted, least)
     _show_gaps(run, rows, of)
     if out is not None:
-        templates = benchmarks.parse_templates(run.settings_of(made_from.wanted)["template"])
-        seeds, lost = coverage.seed_rows(run.spark, rows, templates=templates, root=run.tables.root)
-        coverage.write_seeds(seeds, out)
-        if lost:
-            run.warn(f"no longer as they were read, so of their examples the text alone is known: {', '.join(lost)}")
+        seeds = write_seeds(run, made_from.wanted, rows, out)
         run.terminal.line(f"{len(seeds):,} seeds in {out}: `bare run --seeds {out} --task TASK` writes more like them")
     columns = ("example_id", "benchmark", "similarity", "selected_similarity", "sampled", "selected", "text")
     return {

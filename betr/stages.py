@@ -11,14 +11,14 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from betr import (
@@ -163,7 +163,7 @@ def import_documents(run: Run) -> Outcome:
             parts = reading.n_chunks(fresh, config.chunk_bytes)
             kept = reading.new_documents(checked, verdicts, import_id=key, n_chunks=parts)
             tables.replace(DOCUMENTS, kept, where=mine, keys_are_unique=True)
-        chunks = _chunks(tables.read(DOCUMENTS).where(mine))
+        chunks = chunk_sizes(tables.read(DOCUMENTS).where(mine))
         this_one = F.col("import_id") == key
         reasons = _counts(tables.read(REJECTED_DOCUMENTS).where(this_one), "reason") if aside - {"duplicate"} else {}
         copies = tables.read(DUPLICATE_DOCUMENTS).where(this_one).count() if "duplicate" in aside else 0
@@ -204,7 +204,8 @@ def _unless_recorded(run: Run, spec: TableSpec, rows: DataFrame, columns: list[s
     return rows.join(there, columns, "left_anti")
 
 
-def _chunks(documents: DataFrame) -> dict[str, tuple[int, int]]:
+def chunk_sizes(documents: DataFrame) -> dict[str, tuple[int, int]]:
+    """chunk -> (documents, bytes), as an import's outcome holds them."""
     sizes = documents.groupBy("chunk").agg(F.count(F.lit(1)).alias("n"), F.sum("bytes").alias("b"))
     return {row["chunk"]: (row["n"], row["b"]) for row in sorted(sizes.collect())}
 
@@ -366,7 +367,7 @@ def embed(run: Run) -> Outcome:
         work.progress.expect(sum(count for _, _, count in waves))
         profile = embedding.embedding_profile(config.gpus_per_task)
         for part, wave, count in waves:
-            tasks = _embedding_tasks(run, count)
+            tasks = embedding_tasks(run, count)
             work.progress.batch(count, tasks=tasks)
             texts = part.rows_of(wave).repartition(tasks)
             # How many tasks share the GPUs of a cluster isn't known here, and without it their seconds say nothing.
@@ -389,7 +390,7 @@ def embed(run: Run) -> Outcome:
     return run.needs("embed")
 
 
-def _embedding_tasks(run: Run, texts: int) -> int:
+def embedding_tasks(run: Run, texts: int) -> int:
     """Tasks of a wave: enough that all cores work and progress shows, few enough that their batches are full."""
     return min(texts, max(2 * default_parallelism(run.spark), texts // (20_000 if run.config.gpus_per_task else 500)))
 
@@ -1128,6 +1129,23 @@ def cover(run: Run) -> Outcome:
             "examples": {each.benchmark: dataclasses.asdict(each) for each in found},
         }
     return run.needs("cover")
+
+
+def with_texts(run: Run, wanted: Outcome, covered: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows of COVERAGE as dicts, with the text of their examples and with the row of a file that each was read from."""
+    mine = targets(run, wanted).where(F.col("example_id").isin([row["example_id"] for row in covered]))
+    texts = {row["example_id"]: row.asDict() for row in mine.select("example_id", "text", "file", "row").collect()}
+    return [{**row.asDict(), **texts[row["example_id"]]} for row in covered]
+
+
+def write_seeds(run: Run, wanted: Outcome, gaps: Sequence[Mapping[str, Any]], out: str) -> list[dict[str, Any]]:
+    """Write gaps, rows of `with_texts`, into a JSON lines file as seeds for BARE; returns what was written."""
+    templates = benchmarks.parse_templates(run.settings_of(wanted)["template"])
+    seeds, lost = coverage.seed_rows(run.spark, gaps, templates=templates, root=run.tables.root)
+    coverage.write_seeds(seeds, out)
+    if lost:
+        run.warn(f"no longer as they were read, so of their examples the text alone is known: {', '.join(lost)}")
+    return seeds
 
 
 # -- watch -------------------------------------------------------------------------------------------------------------

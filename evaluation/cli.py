@@ -14,6 +14,7 @@ from evaluation import pipeline
 from evaluation.config import EvaluationConfig, RoiConfig
 from evaluation.downstream_config import DownstreamConfig
 from evaluation.downstream_pipeline import run_downstream
+from evaluation.loop_config import LoopConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +55,11 @@ def build_parser() -> ArgumentParser:
         config_parser(DownstreamConfig, None),
         help="a model fine-tuned on each arm of a `bare compare`: what made rows are worth, and for rare labels",
     )
+    commands.add_subcommand(
+        "loop",
+        config_parser(LoopConfig, None),
+        help="let BARE write what the selection lacks, select of it, and measure the gaps again: before and after",
+    )
     completion_help = "print a script that completes commands and options in bash or zsh"
     commands.add_subcommand("completion", completion_parser(), help=completion_help)
     return parser
@@ -66,6 +72,9 @@ def _run(command: str, arguments: Namespace, terminal: Terminal) -> Any:
     if command == "downstream":
         asked = read_config(DownstreamConfig, arguments)
         return run_downstream(asked, spark=open_session(arguments), terminal=terminal)
+    if command == "loop":
+        closing = read_config(LoopConfig, arguments)
+        return pipeline.close_loop(closing, spark=open_session(arguments), terminal=terminal)
     config = read_config(EvaluationConfig, arguments)
     spark = open_session(arguments)
     if command == "arms":

@@ -22,6 +22,7 @@ from evaluation.laws import ArmLaws, Laws
 from evaluation.scaling import Estimate
 from evaluation.tables import PROXY_RUNS
 
+TRAINING = {"proxies", "loop/proxies"}  # `evaluate compare`'s models, and those that judge a loop
 SELECTING = tuple(stage for stage in STAGE_ORDER if stage != "watch")  # it only tells what moved
 ON_GPUS = {"embed"}
 # What every way to choose needs of the main line, and what those need beside it that have a classifier of their own.
@@ -36,7 +37,7 @@ def of_stages(run: Run, *, cores: int, gpus: int) -> pd.DataFrame:
 
     cores: held by every stage; gpus: by those that embed. Training is left out: `of_proxies` counts it run by run.
     """
-    done = [(stage, row["seconds"]) for (stage, _), row in run.finished().items() if stage != "proxies"]
+    done = [(stage, row["seconds"]) for (stage, _), row in run.finished().items() if stage not in TRAINING]
     places = {stage: at for at, stage in enumerate(SELECTING)}
     rows = sorted(done, key=lambda each: places.get(each[0], len(places)))
     return _frame(

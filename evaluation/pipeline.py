@@ -16,9 +16,11 @@ from betr.pipeline import opened
 from betr.run import Outcome, Run
 from curation.files import write_whole
 from curation.progress import Terminal
-from evaluation import compare, filter_law, laws, ledger, roi, stages
+from evaluation import compare, filter_law, laws, ledger, loop, loop_figures, loop_stages, proxy, roi, stages
 from evaluation.arm_config import parse_arm
 from evaluation.config import EvaluationConfig, RoiConfig
+from evaluation.loop_config import LoopConfig
+from evaluation.loop_report import loop_page
 from evaluation.proxy import FINETUNED
 from evaluation.report import comparison_page, return_page
 from evaluation.scaling import REPLICATES
@@ -29,7 +31,8 @@ def evaluate(run: Run, config: EvaluationConfig) -> tuple[list[Row], Outcome]:
     stages.check_inputs(run, config)
     rows = stages.make_arms(run, config)  # other ways to choose as many tokens, each a selection
     found = stages.hold_out(run, config)  # what models are asked: nothing that was trained on or stands in the corpus
-    trained = stages.train(run, config, rows, found)  # a model of each arm, size and seed; measured, fine-tuned, again
+    compared = [proxy.arm_of(run.tables, row) for row in rows]
+    trained = stages.train(run, config, compared, found)  # a model of each, by size and seed; measured, tuned, again
     return rows, trained
 
 
@@ -151,3 +154,19 @@ def run_roi(
         if out is not None:
             run.terminal.line(f"the page: {write_whole(return_page(found), out)}")
         return {**roi.as_json(found), "page": out}
+
+
+def close_loop(
+    config: LoopConfig, *, spark: SparkSession | None = None, terminal: Terminal | None = None
+) -> dict[str, Any]:
+    """Write what the selection lacks, select of it, measure again (`evaluate loop`): figures and one page."""
+    with opened(RunConfig(tables=config.tables), spark, terminal) as run, loop_stages.begin(run, config) as this:
+        judged = loop.close(this)
+        found = loop_stages.figures(this, judged)
+        said = loop_figures.words(found)
+        for line in dict.fromkeys((*said.told, *said.against, loop_figures.spent(found))):
+            run.terminal.line(line)
+        out = pages.where(config.page, run.tables, f"loop-{found.loop_id}.html")
+        if out is not None:
+            run.terminal.line(f"the page: {write_whole(loop_page(found), out)}")
+        return {**loop_figures.as_json(found), "page": out, "warnings": [*run.warnings, *this.synthetic.warnings]}

@@ -228,8 +228,8 @@ def _part(folder: Path, ids: Sequence[Any], tokens: Sequence[Any]) -> pa.RecordB
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def working_folder(tables: Tables, working: str | None = None) -> Path:
-    """Where token files, checkpoints and weights lie: `proxies` under a local tables root, else a folder to be named.
+def working_folder(tables: Tables, working: str | None = None, *, name: str = "proxies") -> Path:
+    """Where token files, checkpoints and weights lie: `name` under a local tables root, else a folder to be named.
 
     It must be one that the driver and all executors see.
     """
@@ -239,7 +239,7 @@ def working_folder(tables: Tables, working: str | None = None) -> Path:
                 f"{tables.root} is no folder of a file system: name one that the driver and all executors see, with "
                 "--working"
             )
-        return Path(tables.root) / "proxies"
+        return Path(tables.root) / name
     if not is_local(working):
         raise InputError(f"--working {working}: checkpoints need a folder of a file system that all machines see")
     return Path(absolute(working))

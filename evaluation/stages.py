@@ -21,6 +21,7 @@ from evaluation import arms, held_out, proxy, tokenizer
 from evaluation.config import EvaluationConfig
 from evaluation.held_out import HeldOut
 from evaluation.measuring import Example
+from evaluation.proxy import Arm
 from evaluation.tables import EVALUATIONS, HELD_OUT_EXAMPLES, PROXY_RUNS
 
 __all__ = ["Measured", "hold_out", "make_arms", "measured", "train"]
@@ -90,17 +91,20 @@ def hold_out(run: Run, config: EvaluationConfig) -> HeldOut:
     return found
 
 
-def train(run: Run, config: EvaluationConfig, rows: Sequence[Row], found: HeldOut) -> Outcome:
-    """A model of each arm, size, number of tokens and seed, trained and measured: those that aren't there yet."""
+def train(
+    run: Run, config: EvaluationConfig, compared: Sequence[Arm], found: HeldOut, *, stage: str = "proxies"
+) -> Outcome:
+    """A model of each arm, size, number of tokens and seed, trained and measured: those that aren't there yet.
+
+    stage: the name under which the result is remembered; the latest of `proxies` is the latest comparison.
+    """
     tables = run.tables
     shared = tokenizer.train_on_pool(tables, _pool(run), vocabulary=config.vocabulary, seed=config.seed)
-    compared = [proxy.arm_of(tables, row) for row in rows]
     tuning = _finetuning(run, config)
     wanted = [
         proxy.plan(compared, each, tokenizer=shared, held_out=found, finetuning=tuning) for each in config.each_proxies
     ]
     key = content_id("proxies", sorted(each.proxy_id for runs in wanted for each in runs))
-    stage = "proxies"
     if (earlier := run.result(stage, key)) is not None:
         return run.unchanged(earlier)
     done: list[proxy.Proxies] = []

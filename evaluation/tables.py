@@ -79,4 +79,45 @@ DOWNSTREAM_EVALUATIONS = TableSpec(
     ),
 )
 
-ALL = (ARMS, TOKENIZERS, HELD_OUT_EXAMPLES, PROXY_RUNS, EVALUATIONS, DOWNSTREAM_RUNS, DOWNSTREAM_EVALUATIONS)
+# A synthetic document as it stands after a round: made in which one, from drafts that were shown which gaps, and which
+# of them it is nearest to. reason: why it isn't selected (below_cut, over_cap).
+LOOP_DOCUMENTS = TableSpec(
+    "loop_documents",
+    key=("loop_id", "round", "doc_id"),
+    schema=(
+        "loop_id string, round int, doc_id string, made_in int, generation_id string, draft_id string, "
+        "example_ids array<string>, nearest_example_id string, similarity float, score double, tokens bigint, "
+        "selected boolean, reason string"
+    ),
+)
+
+# Every task example after a round. gap: it was one of the round's; shown: to a model in it; held_back: in no round.
+# real: similarity of the nearest real document; before, after: of the nearest of these and the selected synthetic ones.
+# doc_id: the synthetic document that is nearest, null where a real one is as near.
+LOOP_GAPS = TableSpec(
+    "loop_gaps",
+    key=("loop_id", "round", "example_id"),
+    schema=(
+        "loop_id string, round int, example_id string, benchmark string, gap boolean, shown boolean, "
+        "held_back boolean, real float, before float, after float, doc_id string"
+    ),
+)
+
+# What a round was made from, what it took and what became of it; bare_tables, synthetic_tables: the roots that hold
+# BARE's rows, and the documents with their scores and their selection. copies: rows that say what a document says.
+LOOP_ROUNDS = TableSpec(
+    "loop_rounds",
+    key=("loop_id", "round"),
+    schema=(
+        "loop_id string, round int, selection_id string, generation_id string, bare_tables string, "
+        "synthetic_tables string, synthetic_selection_id string, gaps bigint, shown bigint, drafts bigint, "
+        "accepted bigint, stopped_by string, copies bigint, documents bigint, below_cut bigint, over_cap bigint, "
+        "selected bigint, selected_tokens bigint, real_tokens bigint, cap_tokens bigint, tokens_in bigint, "
+        "tokens_out bigint, cost double, model_seconds double, seconds double, run_id string, created string"
+    ),
+)
+
+ALL = (
+    ARMS, TOKENIZERS, HELD_OUT_EXAMPLES, PROXY_RUNS, EVALUATIONS, DOWNSTREAM_RUNS, DOWNSTREAM_EVALUATIONS,
+    LOOP_DOCUMENTS, LOOP_GAPS, LOOP_ROUNDS,
+)  # fmt: skip

@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import zipfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 from rich.console import Console
 
+from bare.tasks import parse_task, read_seeds, task_text
 from curation.errors import InputError
 from curation.progress import Terminal
-from demo import documents, prepare, summary
+from demo import documents, loop, prepare, summary
+from demo.bare import LICENSE, how_tos
+from demo.models import Models
+from tests.helpers import WHEEL
 
 LONG = "This sentence stands for a docstring that is long enough to be worth a place in the corpus of the demo. " * 2
 
@@ -283,3 +288,14 @@ def test_an_excerpt_is_one_line_cut_at_a_word() -> None:
     assert summary.excerpt("one  two\nthree", 20) == "one two three"
     assert summary.excerpt("one two, three", 10) == "one two…"
     assert summary.excerpt("x" * 50, 10) == "x" * 9 + "…"
+
+
+def test_the_loops_targets_are_seeds_of_its_task_and_say_the_same_text() -> None:
+    models = Models(Path("base"), Path("instruct"))
+    asked = loop.asked("tables", models, Path("held-out.jsonl"))
+    task = parse_task(task_text(asked.task)[0])
+    rows = list(islice(how_tos(WHEEL), loop.TARGETS))
+    seeds = read_seeds(task, rows)
+    assert len(seeds) == loop.TARGETS and not seeds.rejected
+    assert {task.text_of(seed.fields) for seed in seeds.seeds} == {"{goal}\n{step}".format_map(row) for row in rows}
+    assert loop.GAPS < loop.TARGETS and asked.told["allow_licenses"] == (LICENSE, "gemma", "apache-2.0")

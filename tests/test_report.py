@@ -65,6 +65,7 @@ def everything(text: str) -> str:
             text, {text: (point, point), "other": (point, Point("", None))}, x_label=text, y_label=text, note=text,
             x_reference=Reference(0.1, text), y_reference=Reference(0.2, text),
         ),
+        report.dumbbells(text, [(text, 0.1, 0.4)], ends=(text, "b"), reference=Reference(0.2, text), note=text),
         report.heat_map(text, [text, "b"], [text, "d"], {(0, 0): point, (1, 1): point}, outlined=[(0, 0)], note=text),
     ]  # fmt: skip
     return report.page(text, [Section(text, blocks), Section(text, [report.beside(*blocks)]), Section("end", [])], lead=text)
@@ -341,6 +342,7 @@ def test_long_labels_are_cut_and_whole_where_one_points() -> None:
     [
         (lambda: report.intervals("t", [Point("a", 1.0, 2.0, 3.0)]), "a finite number within its interval"),
         (lambda: report.bar_chart("t", [Point("a", float("nan"))]), "a finite number within its interval"),
+        (lambda: report.dumbbells("t", [("a", 0.1, float("nan"))]), "before and after are finite numbers"),
         (lambda: report.histogram("t", [0, 1], {}), "from 1 to 6 series; got 0"),
         (lambda: report.histogram("t", [0, 1], {"a": [1, 2]}), "a needs a count of 0 or more for each of 1 bins"),
         (lambda: report.histogram("t", [0, 0], {"a": [1]}), "at least two edges, ascending"),
