@@ -484,6 +484,8 @@ DOES = {
 
 def _does(stage: str) -> str:
     kind, _, rest = stage.partition("/")
+    if kind == "loop":
+        return "fills gaps of what was kept, and measures them again"
     arm = rest.removesuffix("/train").removesuffix("/score")
     return DOES.get(stage, f"chooses in another way: {arm}" if kind == "arm" else report.ABSENT)
 
