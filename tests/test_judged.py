@@ -234,11 +234,11 @@ def test_several_numbers_of_tokens_are_trained_the_most_first_each_as_if_it_were
     shared, held_out = ProxyTokenizer("t", ""), HeldOut("h", (), {}, {})
     for where, name, stand_in in (
         (stages.tokenizer, "train_on_pool", lambda *_, **__: shared), (stages, "_pool", lambda _: None),
-        (proxy, "arm_of", lambda *_: arm), (proxy, "train_proxies", train_proxies), (proxy, "working_folder", lambda *_: None),
+        (proxy, "train_proxies", train_proxies), (proxy, "working_folder", lambda *_: None),
     ):  # fmt: skip
         monkeypatch.setattr(where, name, stand_in)
     config = EvaluationConfig(tables="t", sizes=("0.1m",), seeds=3, train_tokens=(1_000, 10_000), sequence=64, batch=8)
-    left: Any = stages.train(run, config, [None], held_out)  # type: ignore[list-item]
+    left: Any = stages.train(run, config, [arm], held_out)
     assert order == [10_240, 1_024]
     assert [done for done, _ in seen] == sorted(done for done, _ in seen) and seen[-1] == (2 * 11_264, 2 * 11_264)
     assert all(done <= total for done, total in seen)
