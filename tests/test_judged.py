@@ -245,9 +245,9 @@ def test_several_numbers_of_tokens_are_trained_the_most_first_each_as_if_it_were
     assert (work.rows_out, len(left["proxy_ids"]), left["diverged"], left["flops"]) == (2 * 11_264, 4, 2, 10.0)
     assert warned[:2] == ["at 10,000 tokens said at 10240", "at 1,000 tokens said at 1024"]
     both = kept["key"]
-    stages.train(run, dataclasses.replace(config, train_tokens=(10_000, 1_000)), [None], held_out)  # type: ignore[list-item]
+    stages.train(run, dataclasses.replace(config, train_tokens=(10_000, 1_000)), [arm], held_out)
     assert kept["key"] == both  # the order in which they are named is nothing
-    stages.train(run, dataclasses.replace(config, train_tokens=10_000), [None], held_out)  # type: ignore[list-item]
+    stages.train(run, dataclasses.replace(config, train_tokens=10_000), [arm], held_out)
     [alone] = [proxy.plan([arm], each, tokenizer=shared, held_out=held_out) for each in config.each_proxies[:1]]
     assert kept["key"] == content_id("proxies", sorted(each.proxy_id for each in alone)) and warned[-2] == "said at 10240"
 
