@@ -123,12 +123,19 @@ def resident(root: psutil.Process) -> dict[str, float]:
         return found
     for process in tree:
         try:
-            name, size = process.name(), process.memory_info().rss / 1e6
+            size, java = process.memory_info().rss / 1e6, _is_java(process)
+            parent = process.parent()
+            if java and parent is not None and _is_java(parent):
+                continue  # forked to become another program, and still its parent's memory: counted there
         except psutil.Error:
             continue
-        part = PARTS[0] if "java" in name else PARTS[1] if process.pid == root.pid else PARTS[2]
+        part = PARTS[0] if java else PARTS[1] if process.pid == root.pid else PARTS[2]
         found[part] += size
     return found
+
+
+def _is_java(process: psutil.Process) -> bool:
+    return Path(process.exe()).name == "java"
 
 
 def main(settings: str) -> int:
