@@ -370,16 +370,8 @@ def _weigh(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome:
 
 
 def _keep(
-    run: Run,
-    pool: Pool,
-    work: Work,
-    arm: ArmConfig,
-    key: str,
-    save: Callable[[str], str],
-    settings: dict[str, Any],
-    positives: int,
-    negatives: int,
-    figures: dict[str, Any],
+    run: Run, pool: Pool, work: Work, arm: ArmConfig, key: str, save: Callable[[str], str], settings: dict[str, Any],
+    positives: int, negatives: int, figures: dict[str, Any],
 ) -> None:
     """Write what scores an arm to its file, and its row of CLASSIFIERS, without labels: nobody ranked for it."""
     path = f"{stages.classifier_folder(run)}/{key}.safetensors"

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -299,7 +299,7 @@ def train(
             "settings": json.dumps({**tuning.settings(), "rate": choice.rate(tuning)}, sort_keys=True),
         }  # fmt: skip
         diverged = 0
-        with runs.Watched(working, {each.downstream_id: each.steps for each in missing}, _progress(work)):
+        with runs.Watched(working, {each.downstream_id: each.steps for each in missing}, runs.shown_on(work.progress)):
             for made in runs.in_waves(tables.spark, missing, job, run_one, gpus_per_task=config.gpus_per_task):
                 runs.commit(
                     tables, made, working, key="downstream_id", evaluations=DOWNSTREAM_EVALUATIONS,
@@ -314,18 +314,6 @@ def train(
     if diverged:
         run.warn(f"{diverged} runs diverged: they are recorded with the reason, and in no mean")
     return run.needs(STAGE)
-
-
-def _progress(work: Any) -> Callable[[int, int], None]:
-    shown = 0
-
-    def told(done: int, total: int) -> None:
-        nonlocal shown
-        work.progress.total = total
-        work.progress.advance(done - shown)
-        shown = done
-
-    return told
 
 
 def _tokenizer(run: Run, config: DownstreamConfig, asking: Asking, arms: Sequence[Arm]) -> ProxyTokenizer:

@@ -161,6 +161,19 @@ class Told:
                 self._path.write_text(str(step * self._each), encoding="utf-8")
 
 
+def shown_on(progress: Any) -> Callable[[int, int], None]:
+    """(done, of how much) as a stage's progress shows it, which counts what came since the last time."""
+    shown = 0
+
+    def told(done: int, total: int) -> None:
+        nonlocal shown
+        progress.total = total
+        progress.advance(done - shown)
+        shown = done
+
+    return told
+
+
 class Watched:
     """While the body runs, tells `on_progress` how far the runs are, of how much; runs: what each counts in all."""
 

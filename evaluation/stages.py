@@ -17,7 +17,7 @@ from betr.run import Outcome, Run
 from betr.tables import DOCUMENTS
 from curation.errors import InputError
 from curation.hashing import content_id
-from evaluation import arms, held_out, proxy, tokenizer
+from evaluation import arms, held_out, proxy, runs, tokenizer
 from evaluation.config import EvaluationConfig
 from evaluation.held_out import HeldOut
 from evaluation.measuring import Example
@@ -104,21 +104,18 @@ def train(
     wanted = [
         proxy.plan(compared, each, tokenizer=shared, held_out=found, finetuning=tuning) for each in config.each_proxies
     ]
-    key = content_id("proxies", sorted(each.proxy_id for runs in wanted for each in runs))
+    key = content_id("proxies", sorted(each.proxy_id for some in wanted for each in some))
     if (earlier := run.result(stage, key)) is not None:
         return run.unchanged(earlier)
     done: list[proxy.Proxies] = []
     with run.stage(stage, key, unit="tokens", in_parts=True) as work:
         tokens = [each.training.steps * each.training.step_tokens for each in config.each_proxies]
-        shown = 0
+        show = runs.shown_on(work.progress)
 
         def told(now: int, total: int) -> None:
-            nonlocal shown
             before = sum(part.trained * n for part, n in zip(done, tokens, strict=False))
-            to_come = sum(len(runs) * n for runs, n in list(zip(wanted, tokens, strict=True))[len(done) + 1 :])
-            work.progress.total = before + total + to_come
-            work.progress.advance(before + now - shown)
-            shown = before + now
+            to_come = sum(len(each) * n for each, n in list(zip(wanted, tokens, strict=True))[len(done) + 1 :])
+            show(before + now, before + total + to_come)
 
         for each in config.each_proxies:
             part = proxy.train_proxies(
