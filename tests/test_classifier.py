@@ -21,6 +21,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from betr.classifier import (
     FoldedClassifier,
     TrainingConfig,
+    _fold_repeats,
     import_fasttext,
     initial_rows,
     load_classifier,
@@ -118,6 +119,20 @@ def test_compiled_training_is_plain_sgd(subwords: tuple[int, int]) -> None:
     assert log.documents == 120
     assert log.positives == sum(label for _, label in documents)
     assert log.losses[-1] < log.losses[0]
+
+
+@given(st.lists(st.lists(st.integers(0, 6), max_size=12), max_size=6))
+def test_a_row_named_once_keeps_how_often_its_text_has_it(texts: list[list[int]]) -> None:
+    ids = np.array([row for text in texts for row in text], np.int32)
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    repeats = _fold_repeats(ids, ends, 7)
+    starts = ends - [len(text) for text in texts]
+    for text, start, (distinct, repeated) in zip(texts, starts.tolist(), repeats.tolist(), strict=True):
+        rows = ids[start : start + distinct].tolist()
+        times = ids[start + distinct : start + distinct + repeated].tolist()
+        assert min(times, default=2) > 1
+        counted = zip(rows, [*times, *[1] * (distinct - repeated)], strict=True)
+        assert sorted(counted) == sorted(Counter(text).items())
 
 
 def test_vocabulary_is_ordered_by_count_then_bytes_and_cut_at_min_count() -> None:
