@@ -246,11 +246,11 @@ def carry(row: Row, *, name: str) -> SelectionConfig:
     return dataclasses.replace(config, keep=None, tokens=None, flops=None, name=name, **last)
 
 
-def next_version(runs: DataFrame, *, name: str, selection_id: str) -> int:
-    """Version that a selection gets under its name: its own where it is there already, else one above the highest."""
+def next_version(runs: DataFrame, *, name: str, selection_id: str) -> tuple[int, bool]:
+    """(version, whether it is there already) of a selection under its name: its own, else one above the highest."""
     mine = F.max(F.when(F.col("selection_id") == F.lit(selection_id), F.col("version")))
     own, highest = runs.where(F.col("name") == F.lit(name)).agg(mine, F.max("version")).collect()[0]
-    return int(own) if own is not None else int(highest or 0) + 1
+    return (int(own), True) if own is not None else (int(highest or 0) + 1, False)
 
 
 def check_mode(mode: str) -> None:

@@ -1051,12 +1051,15 @@ def write_selection(run: Run, work: Work, cut: selection.Selection) -> dict[str,
     work.progress.batch(cut.kept_documents)
     # The scores' key is unique, and a cut only leaves rows out.
     tables.replace(SELECTIONS, cut.rows, where={"selection_id": key}, keys_are_unique=True)
-    version = selection.next_version(tables.read(SELECTION_RUNS), name=cut.config.name, selection_id=key)
+    version, is_there = selection.next_version(tables.read(SELECTION_RUNS), name=cut.config.name, selection_id=key)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     row = cut.run_row(version=version, run_id=run.run_id, created=created)
     columns = _names(run, SELECTION_RUNS)
     frame = SELECTION_RUNS.frame(run.spark, [[row[c] for c in columns]])
-    tables.replace(SELECTION_RUNS, frame, where={"selection_id": key}, keys_are_unique=True)
+    if is_there:  # of a run that was killed after this
+        tables.replace(SELECTION_RUNS, frame, where={"selection_id": key}, keys_are_unique=True)
+    else:
+        tables.append(SELECTION_RUNS, frame, keys_are_unique=True)
     work.rows_in, work.rows_out = cut.documents, cut.kept_documents
     return {name: row[name] for name in columns if name not in ("parameters", "run_id", "created")}
 

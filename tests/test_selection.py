@@ -366,9 +366,9 @@ def test_run_row_tells_the_selection_again(spark: SparkSession, scores: DataFram
     assert (stored["kept_tokens"], stored["budget_tokens"], stored["keep"]) == (selection.kept_tokens, 800, 800 / TOTAL)
     json.loads(stored["parameters"])
 
-    assert next_version(runs, name="mine", selection_id=selection.selection_id) == 2
-    assert next_version(runs, name="mine", selection_id="another") == 3
-    assert next_version(runs, name="other", selection_id="another") == 1
+    assert next_version(runs, name="mine", selection_id=selection.selection_id) == (2, True)
+    assert next_version(runs, name="mine", selection_id="another") == (3, False)
+    assert next_version(runs, name="other", selection_id="another") == (1, False)
 
 
 def test_selection_id_names_scores_and_settings() -> None:
