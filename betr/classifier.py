@@ -402,13 +402,11 @@ def train_classifier(
             )
         word_row = np.full(len(collected.counts), -1, np.int32)
         word_row[kept] = np.arange(len(kept), dtype=np.int32)
-        used_buckets = np.flatnonzero(collected.seen)
-        bucket_row = np.full(spec.buckets, -1, np.int32)
-        bucket_row[used_buckets] = len(kept) + np.arange(len(used_buckets), dtype=np.int32)
+        used_buckets = np.empty(np.count_nonzero(collected.seen), np.int64)
         spool.seek(0)
         ids = np.asarray(np.memmap(spool, np.int32, "r+", shape=(int(collected.ends[-1]),)))
         ends = collected.ends
-        _to_rows(ids, ends, word_row, bucket_row)
+        _to_rows(ids, ends, word_row, np.full(spec.buckets, -1, np.int32), len(kept), used_buckets)
         repeats = _fold_repeats(ids, ends, len(kept) + len(used_buckets))
 
         # The seed and the feature alone decide where a row starts, not which other features there are.
@@ -557,15 +555,33 @@ def _take_words(collected: _Collected, kept: I64) -> tuple[U8, I64]:
 
 @ft.jit()
 def _to_rows(
-    ids: npt.NDArray[np.int32], ends: I64, word_row: npt.NDArray[np.int32], bucket_row: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.int32],
+    ends: I64,
+    word_row: npt.NDArray[np.int32],
+    bucket_row: npt.NDArray[np.int32],
+    words: int,
+    used_buckets: I64,
 ) -> None:
-    """Turn word ids and buckets into rows, in place, and drop what is no feature (words below min_count)."""
-    read, write = 0, 0
+    """Turn word ids and buckets into rows, in place, and drop what is no feature (words below min_count).
+
+    Buckets get their rows behind the words', in the order in which texts have them first: most n-grams are of one text
+    only, and lie side by side in memory so. `bucket_row` (-1 everywhere) and `used_buckets` (of each such row) are
+    filled.
+    """
+    read, write, used = 0, 0, 0
     for document in range(ends.size):
         while read < ends[document]:
             feature = ids[read]
-            row = word_row[feature] if feature >= 0 else bucket_row[-1 - feature]
             read += 1
+            if feature >= 0:
+                row = word_row[feature]
+            else:
+                row = bucket_row[-1 - feature]
+                if row < 0:
+                    row = np.int32(words + used)
+                    bucket_row[-1 - feature] = row
+                    used_buckets[used] = -1 - feature
+                    used += 1
             if row >= 0:
                 ids[write] = row
                 write += 1
