@@ -1,5 +1,6 @@
 """One Spark session for the whole suite: classic, or Connect when CURATION_TEST_CONNECT=1."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -81,6 +82,11 @@ def generated(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
 
     settings = house(tmp_path_factory.mktemp("generated"))
     return settings, pipeline.run(config(settings), spark=spark)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports have made lives to the end: no collection looks through its millions of objects again."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from bare.config import BareConfig
 from bare.tables import DRAFTS, JUDGEMENTS, METRICS, REFINED, ROW_EMBEDDINGS, SEEDS, VERDICTS
 from bare.tasks import parse_task, read_seeds
 from curation.tables import Tables
-from tests.helpers import commits, interrupt_when, last_json, rows_hash, run_command, write_lines
+from tests.helpers import commits, interrupt_when, rows_hash, write_lines
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(1800)]  # three starts of Java
+pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(1800)]  # two starts of Java
 
 TASK = """
 name: counting
@@ -119,7 +119,7 @@ def test_a_run_killed_in_each_stage_ends_with_the_tables_of_an_undisturbed_one(
     for moment in (drafting, judging):
         code, out, err = interrupt_when(moment, signal.SIGKILL, command, module="bare.cli")
         assert code == -signal.SIGKILL and out == "", err
-    report = last_json(run_command(*command, module="bare.cli", interpreted=True))
+    report = pipeline.run(killed, spark=spark)
     same = ("generation_id", "drafts", "refined", "accepted", "rejected", "tokens_in", "tokens_out", "measures")
     assert {name: report[name] for name in same} == {name: expected[name] for name in same}
     ours, theirs = Tables(spark, str(root)), Tables(spark, undisturbed.tables)
