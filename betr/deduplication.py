@@ -62,8 +62,7 @@ def deduplicate(run: Run, place: str | None = None) -> Outcome | None:
         for wave in corpus.waves(work, chunks):
             rows = signatures(documents.where(F.col("chunk").isin(*wave)), config=settings, keep=("chunk",))
             rows = rows.withColumn("config_id", F.lit(settings.config_id))
-            where = corpus.rows_of("config_id", settings.config_id, wave)
-            tables.replace(SIGNATURES, rows, where=where, keys_are_unique=True)  # the documents' key is
+            tables.append(SIGNATURES, rows, keys_are_unique=True)  # the documents' key is, and these chunks had none
         with tables.scratch(*SCRATCH):
             store = store_in(tables, settings)
             links = find_links(

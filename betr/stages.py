@@ -954,13 +954,11 @@ def score_chunks(
             scores = scores.sortWithinPartitions("score", "doc_id")
             if not heads:
                 scores = scores.withColumn("heads", F.lit(None))
-            tables.replace(
-                CORPUS_SCORES,
-                # What a chunk has in common needn't travel to Python and back.
-                scores.withColumns({"classifier_id": F.lit(classifier_id), "chunk": F.lit(chunk)}),
-                where={"classifier_id": classifier_id, "chunk": chunk},
-                keys_are_unique=True,  # the documents' key is, and scoring keeps every row
-            )
+            # What a chunk has in common needn't travel to Python and back.
+            rows = scores.withColumns({"classifier_id": F.lit(classifier_id), "chunk": F.lit(chunk)})
+            # The documents' key is unique, and scoring keeps every row. A chunk without scores has none to replace: for
+            # that Delta would look through all files of the table at each chunk.
+            tables.append(CORPUS_SCORES, rows, keys_are_unique=True)
         work.progress.advance(count)
         work.rows_out += count
     release(shared)

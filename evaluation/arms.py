@@ -235,8 +235,8 @@ def _random(run: Run, pool: Pool, config: ArmsConfig, arm: ArmConfig) -> Outcome
                 "score": hash_fraction("doc_id", config.seed, "random arm"),
                 "heads": F.lit(None),
             }).repartition("chunk").sortWithinPartitions("classifier_id", "chunk", "score", "doc_id")  # fmt: skip
-            where = corpus.rows_of("classifier_id", classifier_id, wave)
-            run.tables.replace(CORPUS_SCORES, rows, where=where, keys_are_unique=True)  # the scores' key is
+            # The scores' key is unique, and these chunks had none.
+            run.tables.append(CORPUS_SCORES, rows, keys_are_unique=True)
         work.rows_in = work.rows_out
         work.values = {**_scored(run, classifier_id), "seed": config.seed}
     return run.needs(stage)
