@@ -121,7 +121,7 @@ lint: setup ## ruff and mypy
 compat: setup ## both methods' main line on each pair of Spark and Delta and each Python here: PAIRS=spark4.0-delta4.0 PYTHONS=3.12
 	@$(PY) -m tests.compat --pairs $(PAIRS) --pythons $(PYTHONS)
 
-bench: setup $(STAMPS)/bench .local/demo-models/fetched ## measure every stage beside its peer and its limit, draw docs/performance.md (40 minutes)
+bench: setup $(STAMPS)/bench .local/demo-models/fetched ## measure every stage beside its peer and its limit, draw docs/performance.md (45 minutes)
 	@$(PY) -m demo.models .local/demo-models .local/demo-models > /dev/null
 	@failed=0; $(PY) -m bench || failed=1; $(PY) -m bench.draw; exit $$failed
 
