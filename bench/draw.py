@@ -21,6 +21,7 @@ FAR = 8.0  # a limit so many times as fast as all others would leave nothing of 
 
 Result = Mapping[str, Any]
 
+BESIDE_LAST_TICK = 14  # half of its number: a page lets it stand over the edge, a file cuts it off
 _STYLE = """
 svg{--card:#fff;--ink:#1d2126;--quiet:#5b636d;--rule:#d9dcdf;--c0:#2563a8;--c1:#c4560d;--c2:#187a5b;--c5:#8a9099}
 @media(prefers-color-scheme:dark){svg{--card:#1c2025;--ink:#e4e6e8;--quiet:#a0a8b1;--rule:#373d45;--c0:#6fa8e8;
@@ -237,8 +238,9 @@ def _standalone(figure: str, colours: Sequence[str] = ()) -> str:
     given = iter(colours)
     body = re.sub(r'(?<=<rect class=")c0(?= fill")', lambda _: next(given, "c0"), body)
     head, drawing = body.split("</desc>", 1)
+    wide = float(width) + BESIDE_LAST_TICK
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{float(width) * 1.5:g}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide:g} {height}" width="{wide * 1.5:g}" '
         f'role="img">{head}</desc><style>{_STYLE}</style><rect class="card" width="100%" height="100%"/>{drawing}'
         "</svg>\n"
     )
