@@ -596,32 +596,25 @@ def _fold_repeats(ids: npt.NDArray[np.int32], ends: I64, rows: int) -> npt.NDArr
     how often each of the former does. Of the demo's documents an epoch moves a quarter fewer rows so.
     """
     repeats = np.empty((ends.size, 2), np.int32)
-    place = np.full(rows, -1, np.int64)  # of a row, in the text that had it last
-    longest, start = np.int64(0), np.int64(0)
-    for document in range(ends.size):
-        longest = max(longest, ends[document] - start)
-        start = ends[document]
-    counts = np.empty(longest, np.int32)
+    counts = np.zeros(rows, np.int32)  # of the text's rows; none between two texts
     start = np.int64(0)
     for document in range(ends.size):
         stop = start
         for i in range(start, ends[document]):
             row = ids[i]
-            if place[row] >= start:
-                counts[place[row] - start] += 1
-            else:
-                place[row] = stop
+            if counts[row] == 0:
                 ids[stop] = row
-                counts[stop - start] = 1
                 stop += 1
+            counts[row] += 1
         first = start
         for i in range(start, stop):
-            if counts[i - start] > 1:
+            if counts[ids[i]] > 1:
                 ids[i], ids[first] = ids[first], ids[i]
-                counts[i - start], counts[first - start] = counts[first - start], counts[i - start]
                 first += 1
         for i in range(start, first):
-            ids[stop + i - start] = counts[i - start]
+            ids[stop + i - start] = counts[ids[i]]
+        for i in range(start, stop):
+            counts[ids[i]] = 0
         repeats[document, 0], repeats[document, 1] = stop - start, first - start
         start = ends[document]
     return repeats
