@@ -120,7 +120,7 @@ def test_waves_partitions_and_single_stages_change_no_row(
     assert pipeline.draft(config(settings), spark=spark)["drafts"] == 16  # what waits for its verdict isn't drafted again
     refined = pipeline.refine(config(settings), spark=spark)
     assert refined["refined"] == 16 and 0 < refined["accepted"] < 16
-    pipeline.run(config({**settings, "wave_rows": 5}), spark=spark)
+    pipeline.run(config({**settings, "wave_rows": 2}), spark=spark)
     ours, theirs = Tables(spark, settings["tables"]), Tables(spark, generated[0]["tables"])
     for spec in (DRAFTS, REFINED, VERDICTS, ROW_EMBEDDINGS):
         leave_out = frozenset({"wave", "seconds"})
