@@ -26,7 +26,10 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(LOCAL / "cache" / "hyp
 os.environ.setdefault("NUMBA_CACHE_DIR", str(LOCAL / "cache" / "numba"))
 
 CONF = {
-    "spark.driver.memory": "2g",
+    # Delta keeps the snapshots of all tables that it has seen in an hour. The suite makes hundreds of roots: with the
+    # default of 10,000 tables they filled the heap, and its collector took 200 of the longer lane's 1,600 s.
+    "spark.driver.memory": "3g",
+    "spark.databricks.delta.delta.log.cacheSize": "100",
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
     # Spark's own checks of its optimiser; SPARK_TESTING turns on more of them.
