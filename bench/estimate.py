@@ -27,7 +27,7 @@ def build(setup: Setup) -> Question:
     said: list[dict[str, Any]] = []
     taken: list[dict[str, Any]] = []
 
-    def estimate() -> Seconds:
+    def estimate() -> Seconds:  # the one that the check made
         return Seconds(said[-1]["whole_seconds"])
 
     def run() -> Seconds:

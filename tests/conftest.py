@@ -26,8 +26,8 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(LOCAL / "cache" / "hyp
 os.environ.setdefault("NUMBA_CACHE_DIR", str(LOCAL / "cache" / "numba"))
 
 CONF = {
-    # Delta keeps the snapshots of all tables that it has seen in an hour. The suite makes hundreds of roots: with the
-    # default of 10,000 tables they filled the heap, and its collector took 200 of the longer lane's 1,600 s.
+    # Delta keeps the snapshots of the last 10,000 tables for an hour, and the suite makes hundreds of roots: they filled
+    # a heap of 2 GB, and collectors took 220 s of CPU in a run of all tests; with a hundred tables and 3 GB, 100 s.
     "spark.driver.memory": "3g",
     "spark.databricks.delta.delta.log.cacheSize": "100",
     "spark.sql.shuffle.partitions": "2",
