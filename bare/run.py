@@ -96,6 +96,7 @@ class Run:
         self.measured: set[int] = set()  # rounds, by this run
         self.metrics: tuple[int | None, list[Row]] | None = None  # the generation's, at this version of their table
         self._waves: dict[str, set[int]] = {}
+        self._left: set[int] = set()  # waves of which earlier runs left rows
         self._making: Making | None = None
         self._embedded: dict[str, Vectors] = {}
 
@@ -121,6 +122,7 @@ class Run:
                     self.drafted[row["wave"]] = row["rows"]
         verdicts = self.mine(VERDICTS).groupBy("wave", "reason").count().collect()
         self._waves[VERDICTS.name] = {row["wave"] for row in verdicts}
+        self._left = set().union(*self._waves.values())
         for row in verdicts:
             self.totals.add_verdicts({row["reason"]: row["count"]})
 
@@ -148,11 +150,14 @@ class Run:
         return self._waves[spec.name]
 
     def commit(self, spec: TableSpec, rows: DataFrame, wave: int) -> DataFrame:
-        """Make `rows` the wave's rows of a table, in one commit; returns them as they were written."""
-        condition = f"generation_id = '{self.generation_id}' AND wave = {wave}"
+        """Make `rows` the wave's rows of a table, in one commit, once a run; returns them as they were written."""
         marked = rows.withColumns({"generation_id": F.lit(self.generation_id), "wave": F.lit(wave)})
         # A row's key is a hash of generation, item and attempt, and a wave holds each item once.
-        self.tables.replace(spec, marked, where=condition, keys_are_unique=True)
+        if wave in self._left:
+            condition = f"generation_id = '{self.generation_id}' AND wave = {wave}"
+            self.tables.replace(spec, marked, where=condition, keys_are_unique=True)
+        else:  # this run drafts it: there is nothing to replace, and Delta need not look for it among all files
+            self.tables.append(spec, marked, keys_are_unique=True)
         self._waves.setdefault(spec.name, set()).add(wave)
         return self.mine(spec).where(F.col("wave") == wave)
 

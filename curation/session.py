@@ -178,11 +178,8 @@ def interrupts_raise() -> None:
 
 
 def cancel_jobs(spark: SparkSession) -> None:
-    """Stop whatever the session is computing (Ctrl-C)."""
-    if is_connect(spark):
-        spark.interruptAll()
-    else:
-        spark.sparkContext.cancelAllJobs()
+    """Stop whatever the session is computing (Ctrl-C), and nothing of others who share its cluster."""
+    spark.interruptAll()
 
 
 def java_process(spark: SparkSession) -> subprocess.Popen[bytes]:

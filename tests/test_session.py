@@ -4,7 +4,7 @@ import io
 import re
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import ClassVar
 
 import numpy as np
@@ -126,6 +126,32 @@ def test_finished_tasks_are_seen_while_a_job_runs(spark: SparkSession) -> None:
     assert seen
     assert all(0 <= done <= known for done, known in seen)
     assert max(known for _, known in seen) >= 4
+
+
+def test_ctrl_c_stops_the_jobs_of_its_own_session_alone(spark: SparkSession) -> None:
+    if session.is_connect(spark):
+        pytest.skip("a client of Connect knows no session but its own")
+
+    def slow(batches):  # type: ignore[no-untyped-def]
+        import time
+
+        for batch in batches:
+            time.sleep(3)
+            yield batch
+
+    def works(session: SparkSession) -> bool:
+        try:
+            return session.range(0, 1, 1, 1).mapInPandas(slow, "id bigint").count() == 1
+        except Exception:
+            return False
+
+    ours, theirs = spark.newSession(), spark.newSession()
+    with ThreadPoolExecutor(2) as pool:
+        stopped, going_on = pool.submit(works, ours), pool.submit(works, theirs)
+        while not stopped.done():
+            session.cancel_jobs(ours)  # again, until its job has begun
+            wait([stopped], timeout=0.2)
+        assert not stopped.result() and going_on.result()
 
 
 def test_plain_lines_where_it_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
