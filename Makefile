@@ -27,7 +27,7 @@ endif
 # is built where a compiler is.
 LOCKED := --require-hashes --only-binary :all:
 
-.PHONY: help setup fetch demo demo-bare demo-compare demo-nights demo-loop cluster test test-fast lint compat lock bench bench-draw clean
+.PHONY: help setup fetch demo demo-bare demo-compare demo-nights demo-loop cluster test test-night lanes test-fast lint compat lock bench bench-draw clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,11 +103,17 @@ cluster: setup ## a Spark cluster of processes on this machine until Ctrl-C: mak
 	@$(PY) -m deploy.cluster --workers $(or $(WORKERS),2) --gpus $(or $(GPUS),0)
 
 test: setup ## what .ci/run runs: the tests; beside them ruff, mypy, the tests under Spark Connect, on clusters, with kills
+	@$(MAKE) lanes DAY="not night and"
+
+test-night: setup ## all tests: those of make test and the long ways, which it leaves out
+	@$(MAKE) lanes
+
+lanes:
 	@mkdir -p .local/logs; \
-		{ $(MAKE) lint && CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m "connect or processes" --durations=30; } \
+		{ $(MAKE) lint && CURATION_TEST_CONNECT=1 $(PY) -m pytest -q -m "$(DAY) (connect or processes)" --durations=30; } \
 			> .local/logs/test-beside.log 2>&1 & \
 		beside=$$!; trap 'kill $$beside 2> /dev/null || true' EXIT; failed=0; \
-		$(PY) -m pytest -m "not processes" --durations=30 || failed=1; \
+		$(PY) -m pytest -m "$(DAY) not processes" --durations=30 || failed=1; \
 		echo "test: ruff, mypy, the stages under Spark Connect, kills, clusters"; \
 		wait $$beside || failed=1; cat .local/logs/test-beside.log; exit $$failed
 

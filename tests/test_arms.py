@@ -246,6 +246,7 @@ def plain_cut(keyed: list[tuple[float, str, int]], budget: int) -> set[str]:
     return kept
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_every_arm_is_a_selection_of_equal_tokens_by_the_same_count(house: House) -> None:
@@ -268,6 +269,7 @@ def test_every_arm_is_a_selection_of_equal_tokens_by_the_same_count(house: House
         assert parameters["tokens_asked"] == TOKENS and parameters["epochs"] == TOKENS / arm["tokens"]
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_each_arm_keeps_what_a_plain_sort_of_its_own_scores_keeps(house: House) -> None:
@@ -277,6 +279,7 @@ def test_each_arm_keeps_what_a_plain_sort_of_its_own_scores_keeps(house: House) 
         assert house.kept(name) == plain_cut(keyed, TOKENS), name
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_synthetic_documents_are_in_the_arm_of_bare_alone_at_their_share(house: House) -> None:
@@ -292,6 +295,7 @@ def test_synthetic_documents_are_in_the_arm_of_bare_alone_at_their_share(house: 
     assert json.loads(house.arms["bare:0.1"]["parameters"])["shares"] == {MADE: share}
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_random_scores_are_spread_evenly_and_know_nothing_of_the_classifier(house: House) -> None:
@@ -302,6 +306,7 @@ def test_random_scores_are_spread_evenly_and_know_nothing_of_the_classifier(hous
     assert abs(np.corrcoef(values, theirs)[0, 1]) < 3.3 / np.sqrt(len(values))
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_dsir_weighs_by_the_targets_words_against_the_samples_and_draws_with_gumbel_noise(house: House) -> None:
@@ -329,6 +334,7 @@ def test_dsir_weighs_by_the_targets_words_against_the_samples_and_draws_with_gum
     assert {each["weight"] for each in tables.read(SELECTIONS).where(mine).collect()} == {1.0}
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_classifiers_of_arms_are_kept_and_score_as_their_files_do(house: House) -> None:
@@ -345,6 +351,7 @@ def test_classifiers_of_arms_are_kept_and_score_as_their_files_do(house: House) 
     assert "1 empty" in house.said  # of the positives' file
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_the_main_line_stays_the_latest_and_its_commands_take_an_arm_by_name(house: House, tmp_path: Path) -> None:
@@ -364,6 +371,7 @@ def test_the_main_line_stays_the_latest_and_its_commands_take_an_arm_by_name(hou
     assert by_name["arm/betr"]["selected"] and by_name["arm/betr"]["key"] >= by_name["arm/betr"]["threshold"]
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_every_arm_says_why_a_document_is_in_it(house: House) -> None:
@@ -378,6 +386,7 @@ def test_every_arm_says_why_a_document_is_in_it(house: House) -> None:
         explain(house.open(), "nobody")
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_a_second_run_writes_no_row(house: House) -> None:
@@ -389,6 +398,7 @@ def test_a_second_run_writes_no_row(house: House) -> None:
     assert {p: p.stat().st_mtime_ns for p in Path(house.given.tables).rglob("*.json")} == before
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_killed_between_any_two_tables_the_same_rows_come_to_be(
@@ -440,6 +450,7 @@ def test_killed_between_any_two_tables_the_same_rows_come_to_be(
     assert again.kept("direct") == house.kept("direct") and again.scores("direct") == house.scores("direct")
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_an_arm_without_enough_tokens_is_said_or_refused_and_refused_it_leaves_no_selection(house: House) -> None:
@@ -457,6 +468,7 @@ def test_an_arm_without_enough_tokens_is_said_or_refused_and_refused_it_leaves_n
     assert any("repeat it 2 times" in warning for warning in run.warnings)
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_what_can_not_be_made_is_refused_before_any_work(house: House) -> None:
@@ -474,6 +486,7 @@ def test_what_can_not_be_made_is_refused_before_any_work(house: House) -> None:
     assert house.tables.read(STAGE_RUNS).count() == stages
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_documents_that_came_since_the_latest_selection_are_refused(

@@ -25,7 +25,11 @@ from tests.test_demo_nights import changes
 from tests.test_downstream import SHARES, TASK, found_of, results
 from tests.test_roi import whole
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(browser.find() is None, reason="no Chromium on this machine")]
+pytestmark = [
+    pytest.mark.processes,  # beside the others
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.find() is None, reason="no Chromium on this machine"),
+]
 
 PHONE, DESK = 390, 1200
 

@@ -161,6 +161,7 @@ def test_a_task_uses_the_gpu_that_its_executor_was_given(disturbed: Disturbed, c
     assert {device for _, device in disturbed.devices["none"]} == {"cpu"}
 
 
+@pytest.mark.night
 def test_spark_submit_on_a_standalone_cluster_gives_the_same_synthetic_rows(
     generated: tuple[dict[str, Any], dict[str, Any]], cluster: Cluster, tmp_path: Path, spark: SparkSession
 ) -> None:

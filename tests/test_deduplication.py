@@ -97,6 +97,7 @@ def test_none_keeps_all_and_looking_again_finds_the_same(
     assert versions == {spec.name: Tables(spark, config.tables).version(spec) for spec in (SIGNATURES, PAIRS)}
 
 
+@pytest.mark.night
 def test_before_the_ranking_the_longest_stays_and_only_it_is_sampled(
     after: tuple[RunConfig, dict[str, Any]], spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

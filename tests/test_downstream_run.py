@@ -142,6 +142,7 @@ def test_a_second_run_trains_nothing_and_writes_nothing(made: Made, spark: Spark
     assert [commits(Path(tables.path(spec))) for spec in (*DOWNSTREAM, HELD_OUT_EXAMPLES)] == before
 
 
+@pytest.mark.night
 def test_killed_between_waves_it_goes_on_to_the_same_tables(
     made: Made, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,7 @@ def test_one_number_of_tokens_of_several_is_there_already_and_tells_the_same(mad
     assert alone["pretrained"] == report["pretrained"] and len(alone["by_tokens"]) == 1
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_killed_before_its_models_are_recorded_a_comparison_ends_with_the_same_tables(

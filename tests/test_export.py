@@ -306,6 +306,7 @@ assert flag.exists() and said["state"] == "done", said
 """
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_a_task_that_spark_tries_again_leaves_no_orphan(exported: Callable[[str], Path], tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from betr.segments import CLASSES, point_classes
 from curation.errors import InputError
 from curation.overlap import UNSPACED
 
+pytestmark = pytest.mark.processes  # it needs no session
+
 WORDS = [
     "a",
     "the",

@@ -35,7 +35,7 @@ from tests.helpers import settings
 from tests.test_pipeline import STAGES, states
 from tests.test_ranking import plain_labels, sorted_pairs
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.processes, pytest.mark.slow]  # beside the others, under Spark Connect
 
 HEADS = ("arc_easy", "openbookqa")
 Finished = tuple[Path, dict[str, Any]]
@@ -149,6 +149,7 @@ def test_a_head_is_the_classifier_that_its_benchmark_alone_would_train(
     assert labels[0] == labels[1] and len(labels[0]) == sampled(tables)
 
 
+@pytest.mark.night
 def test_a_head_is_labelled_by_the_best_ranks_over_its_examples_however_small_k_was(
     own: Path, finished: Finished, spark: SparkSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +190,7 @@ def latest(tables: Tables, stage: str) -> Row:
     return row
 
 
+@pytest.mark.night
 def test_training_that_was_broken_off_goes_on_with_the_heads_that_are_missing(
     own: Path, finished: Finished, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +214,7 @@ def test_training_that_was_broken_off_goes_on_with_the_heads_that_are_missing(
     assert set(classifiers(Tables(spark, str(own)), report["classifier"]["classifier_id"])) == {"", *HEADS}
 
 
+@pytest.mark.night
 def test_features_are_chosen_by_the_run_and_recorded_with_every_classifier(
     own: Path, finished: Finished, headed: Finished, spark: SparkSession
 ) -> None:

@@ -19,6 +19,8 @@ from betr.features import FeatureSpec
 from betr.kernel import FeatureWeights, available_kernels, kernel_in_use, row_width, text_margins
 from curation.errors import InputError
 
+pytestmark = pytest.mark.processes  # it needs no session
+
 KERNELS = available_kernels()
 NATIVE = [name for name in KERNELS if name != "numba"]
 native = pytest.mark.skipif(not NATIVE, reason="the native kernel was not built here: no C compiler")

@@ -113,6 +113,7 @@ def roots(spark: SparkSession, config: LoopConfig) -> tuple[Tables, Tables, Tabl
     return tuple(Tables(spark, root) for root in (config.tables, row["bare_tables"], row["synthetic_tables"]))  # type: ignore[return-value]
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_the_main_line_is_left_as_it_was(
@@ -126,6 +127,7 @@ def test_the_main_line_is_left_as_it_was(
     assert {stage["state"] for stage in again["stages"]} == {"unchanged"}
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_every_synthetic_document_is_traced_to_gaps_that_it_was_shown(made: Made, spark: SparkSession) -> None:
@@ -157,6 +159,7 @@ def test_every_synthetic_document_is_traced_to_gaps_that_it_was_shown(made: Made
     assert report["rounds"][-1]["documents"] == len(texts)
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_of_what_reaches_the_real_cut_the_best_are_selected_up_to_the_cap(
@@ -183,6 +186,7 @@ def test_of_what_reaches_the_real_cut_the_best_are_selected_up_to_the_cap(
     assert found["records"] == round_["selected"]
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_models_with_and_without_are_compared_at_equal_tokens_and_the_page_says_it(made: Made, spark: SparkSession) -> None:
@@ -196,6 +200,7 @@ def test_models_with_and_without_are_compared_at_equal_tokens_and_the_page_says_
     assert "real+synthetic" in page and "What models make of it" in page
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_a_second_loop_writes_nothing_and_says_the_same(made: Made, spark: SparkSession) -> None:
@@ -229,6 +234,7 @@ def dying(write: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
     return written
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_killed_at_any_of_its_writes_a_loop_ends_with_the_same_tables(
@@ -268,6 +274,7 @@ def kinds() -> Iterator[int]:
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_what_a_loop_can_not_start_from_is_one_sentence(
@@ -294,6 +301,7 @@ def test_what_a_loop_can_not_start_from_is_one_sentence(
         pipeline.close_loop(config, spark=spark)
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_where_bare_accepts_nothing_the_loop_goes_on_and_says_so(made: Made, spark: SparkSession, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def test_the_second_explains_that_selection_and_cuts_another(first: Ran) -> None
     assert ran.shown["chose"]["documents"].is_monotonic_decreasing
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_the_third_goes_from_seeds_to_rows_that_people_have_reviewed(spark: SparkSession, folder: Path) -> None:
     ran = run(THIRD)
@@ -110,6 +111,7 @@ def test_the_third_goes_from_seeds_to_rows_that_people_have_reviewed(spark: Spar
     assert settled.row_id not in {json.loads(line)["origin"]["row_id"] for line in exported}
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.connect
 @pytest.mark.skipif(os.environ.get("CURATION_TEST_CONNECT") != "1", reason="it runs in the Connect session: make test")

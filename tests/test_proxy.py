@@ -40,7 +40,7 @@ from evaluation.training import DIVERGED, FINISHED, TrainingConfig, load_model, 
 from tests.helpers import commits, write_lines
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.processes, pytest.mark.slow]  # beside the others, under Spark Connect
 
 THINGS = ("river", "stone", "cloud", "lamp", "fox", "boat", "seed", "wind", "bell", "road")
 LEAKED = "Which animal with a bushy tail hunts alone at night near the old farm?"

@@ -22,6 +22,8 @@ from curation.tables import Tables
 from tests.helpers import demo_documents, settings, write_lines
 from tests.test_deduplication import clusters_of_all_pairs, copies
 
+pytestmark = pytest.mark.processes  # beside the others, under Spark Connect
+
 SEARCHES = {"deduplicate": 2e-6, "decontaminate": 1e-6}  # seconds a byte of text
 AMOUNTS = ("documents", "text_bytes", "tokens", "sample", "kept")
 
