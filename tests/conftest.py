@@ -30,8 +30,6 @@ CONF = {
     # a heap of 2 GB, and collectors took 220 s of CPU in a run of all tests; with a hundred tables and 3 GB, 100 s.
     "spark.driver.memory": "3g",
     "spark.databricks.delta.delta.log.cacheSize": "100",
-    # A checkpoint of a table of a few rows takes longer than the commits that it spares a reader.
-    "spark.databricks.delta.properties.defaults.checkpointInterval": "100",
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
     # Spark's own checks of its optimiser; SPARK_TESTING turns on more of them.

@@ -114,7 +114,7 @@ def test_the_third_goes_from_seeds_to_rows_that_people_have_reviewed(spark: Spar
 @pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.connect
-@pytest.mark.skipif(os.environ.get("CURATION_TEST_CONNECT") != "1", reason="it runs in the Connect session: make test")
+@pytest.mark.skipif(os.environ.get("CURATION_TEST_CONNECT") != "1", reason="it runs in the Connect session: make test-night")
 def test_the_fourth_works_on_a_catalog_that_is_not_databricks(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
