@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,6 @@ def rows(spark: SparkSession, settings: dict[str, Any], spec: Any, *columns: str
     return frame.select(*columns).collect() if columns else frame.collect()
 
 
-@pytest.mark.connect
 def test_a_run_accepts_as_many_rows_as_were_asked_for_and_explains_the_others(
     generated: tuple[dict[str, Any], dict[str, Any]], spark: SparkSession
 ) -> None:
@@ -107,8 +107,11 @@ def test_a_second_run_makes_no_row_and_no_token(copied: dict[str, Any], generate
     for spec in (DRAFTS, REFINED, VERDICTS, JUDGEMENTS, GENERATIONS, SEEDS):
         ours, theirs = Tables(spark, copied["tables"]), Tables(spark, generated[0]["tables"])
         assert ours.version(spec) == theirs.version(spec), spec.name
+    for view in ("summary", "reasons", "rows", "measures", "rounds", "generations"):
+        assert pipeline.view(config(copied), view, spark=spark), view
 
 
+@pytest.mark.night
 def test_waves_partitions_and_single_stages_change_no_row(
     generated: Any, spark: SparkSession, tmp_path: Path
 ) -> None:
@@ -127,6 +130,7 @@ def test_waves_partitions_and_single_stages_change_no_row(
         assert rows_hash(ours, spec, leave_out=leave_out) == rows_hash(theirs, spec, leave_out=leave_out), spec.name
 
 
+@pytest.mark.night
 def test_more_rows_go_on_from_those_that_are_there(copied: dict[str, Any], generated: Any, spark: SparkSession) -> None:
     more = pipeline.run(config(copied, accepted=18), spark=spark)
     assert more["generation_id"] == generated[1]["generation_id"] and more["accepted"] == 18
@@ -134,14 +138,8 @@ def test_more_rows_go_on_from_those_that_are_there(copied: dict[str, Any], gener
     assert before < {r["row_id"] for r in rows(spark, copied, VERDICTS, "row_id")}
 
 
-@pytest.mark.parametrize(
-    ("limit", "value"),
-    [
-        ("budget_rows", 12),
-        pytest.param("attempts", 1, marks=pytest.mark.night),
-        pytest.param("budget_cost", 0.001, marks=pytest.mark.night),
-    ],
-)
+@pytest.mark.night
+@pytest.mark.parametrize(("limit", "value"), [("budget_rows", 12), ("attempts", 1), ("budget_cost", 0.001)])
 def test_a_budget_ends_a_run_and_what_is_there_is_usable(
     generated: Any, spark: SparkSession, tmp_path: Path, limit: str, value: float
 ) -> None:
@@ -270,20 +268,19 @@ def test_rounds_see_a_collapse_act_and_halt(spark: SparkSession, tmp_path: Path)
     assert again["accepted"] == report["accepted"] and "halted" in again["stopped_by"]
 
 
-@pytest.mark.processes  # beside the others, under Spark Connect
-def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
-    copied: dict[str, Any], spark: SparkSession, tmp_path: Path
-) -> None:
-    this = config(copied)
-    publish.review_export(this, str(tmp_path / "out"), 12, spark=spark)
-    sheet = tmp_path / "out" / "sheet.csv"
-    assert "<html" in (tmp_path / "out" / "page.html").read_text()
-    with sheet.open(newline="") as file:
+Fill = Callable[[str, dict[str, str]], str]
+
+
+def reviewers_sheet(settings: dict[str, Any], folder: Path, spark: SparkSession) -> tuple[list[dict[str, str]], Fill]:
+    """Twelve rows as reviewers get them, and what writes a sheet of this name with their verdicts."""
+    publish.review_export(config(settings), str(folder / "out"), 12, spark=spark)
+    assert "<html" in (folder / "out" / "page.html").read_text()
+    with (folder / "out" / "sheet.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 12 and {line["automatic"] for line in lines} >= {"accepted", "check_failed"}
 
     def fill(name: str, verdicts: dict[str, str]) -> str:
-        path = tmp_path / name
+        path = folder / name
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, lines[0].keys())
             writer.writeheader()
@@ -293,8 +290,20 @@ def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
                 writer.writerow({**line, "verdict": said, "reason": reason, "reviewer": "ann" if said else ""})
         return str(path)
 
+    return lines, fill
+
+
+def accepted_and_failed(lines: list[dict[str, str]]) -> tuple[list[str], str]:
     good = [line["row_id"] for line in lines if line["automatic"] == "accepted"]
-    failed = next(line["row_id"] for line in lines if line["automatic"] != "accepted")
+    return good, next(line["row_id"] for line in lines if line["automatic"] != "accepted")
+
+
+def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
+    copied: dict[str, Any], spark: SparkSession, tmp_path: Path
+) -> None:
+    this = config(copied)
+    lines, fill = reviewers_sheet(copied, tmp_path, spark)
+    good, failed = accepted_and_failed(lines)
     with pytest.raises(InputError, match="is accepted, but it holds no item"):
         publish.review_import(this, [fill("bad.csv", {failed: "accept"})], spark=spark)
     with pytest.raises(InputError, match=r"/empty\.csv: no row has a verdict yet; fill in verdict, reason and reviewer"):
@@ -309,6 +318,18 @@ def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
     assert verdicts[good[0]]["reason"] == "rejected_in_review" and "dull" in verdicts[good[0]]["detail"]
     assert verdicts[good[0]]["automatic_reason"] is None and verdicts[good[0]]["decided_by"] == "review"
     assert verdicts[failed]["reason"] == verdicts[failed]["automatic_reason"]
+
+
+@pytest.mark.night
+@pytest.mark.processes  # under Spark Connect
+def test_rows_are_made_anew_for_those_rejected_and_published_with_their_reviews(
+    copied: dict[str, Any], spark: SparkSession, tmp_path: Path
+) -> None:
+    this = config(copied)
+    lines, fill = reviewers_sheet(copied, tmp_path, spark)
+    good, failed = accepted_and_failed(lines)
+    sheet_in = fill("good.csv", {good[0]: "reject", good[1]: "accept", failed: "reject"})
+    assert publish.review_import(this, [sheet_in], spark=spark)["changed"] == 1
     assert publish.review_import(this, [sheet_in], spark=spark)["changed"] == 0
     topped = pipeline.run(this, spark=spark)  # what people rejected is made anew
     assert topped["accepted"] == 16 and topped["rejected"]["rejected_in_review"] == 1
@@ -335,6 +356,7 @@ def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
     assert publish.export(this, str(out), how=how, spark=spark)["state"] == "unchanged"
 
 
+@pytest.mark.night
 def test_an_estimate_makes_a_trial_wave_that_the_run_goes_on_from(generated: Any, spark: SparkSession, tmp_path: Path) -> None:
     settings = {**generated[0], "tables": str(tmp_path / "tables"), "trial": 10}
     estimate = pipeline.estimate(config(settings), spark=spark)
@@ -344,8 +366,6 @@ def test_an_estimate_makes_a_trial_wave_that_the_run_goes_on_from(generated: Any
     assert {k: report[k] for k in ("drafts", "accepted", "rejected")} == {
         k: generated[1][k] for k in ("drafts", "accepted", "rejected")
     }
-    for view in ("summary", "reasons", "rows", "measures", "rounds", "generations"):
-        assert pipeline.view(config(settings), view, spark=spark), view
 
 
 @pytest.mark.night

@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -16,7 +16,7 @@ from bare.config import ARMS, BareConfig
 from bare.cost import Price
 from bare.generation import COMPLETION, Model, complete_frame
 from bare.generators.protocol import Prompt
-from bare.run import Totals
+from bare.run import Run, Totals
 from bare.stages import hold_out
 from bare.tasks import load_task, parse_task, read_seeds
 from curation.command import options, read_config
@@ -168,3 +168,30 @@ def test_the_first_ctrl_c_ends_the_run_after_the_wave_and_the_second_at_once() -
 def test_every_arm_names_a_drafter() -> None:
     assert {role for role, _ in ARMS.values()} == {"base", "instruct"}
     assert ARMS["bare"] == ("base", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "made", "reason"),
+    [
+        ({"accepted": 4}, {"accepted": 4}, "accepted"),
+        ({"budget_rows": 12}, {"drafts": 12}, "budget_rows"),
+        ({"budget_tokens": 90}, {"tokens_in": 60, "tokens_out": 30}, "budget_tokens"),
+        ({"budget_cost": 0.5, "prices": "p.yaml"}, {"cost": 0.5}, "budget_cost"),
+        ({"budget_seconds": 1.0}, {}, "budget_seconds"),
+    ],
+)
+def test_a_run_is_spent_when_a_limit_is_reached_and_not_before(
+    change: dict[str, Any], made: dict[str, Any], reason: str
+) -> None:
+    def run(made: dict[str, Any], seconds: float) -> Run:
+        totals = Totals(**made)
+        found = SimpleNamespace(
+            config=config(**change), totals=totals, interrupted=False, stopped_by="", started=time.monotonic() - seconds)
+        return cast(Run, found)
+
+    before = run({name: value * 0.9 for name, value in made.items()}, 0.0)
+    assert not pipeline.spent(before) and before.stopped_by == ""
+    reached = run(made, 2.0 if reason == "budget_seconds" else 0.0)
+    assert pipeline.spent(reached) and reached.stopped_by == reason
+    reached.interrupted = True
+    assert pipeline.spent(reached) and reached.stopped_by == "interrupted"

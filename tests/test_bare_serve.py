@@ -23,7 +23,7 @@ from bare.generators.protocol import Message, Prompt, Sampling  # noqa: E402
 from curation.errors import InputError  # noqa: E402
 from tests.test_bare_transformers import TEMPLATE, tiny, train_tokenizer  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]
+pytestmark = [pytest.mark.night, pytest.mark.slow, pytest.mark.processes]
 
 
 REAL = Path(os.environ["BETR_HOME"]) / "demo-models" / "smollm2-135m-instruct"

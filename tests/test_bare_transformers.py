@@ -145,7 +145,9 @@ def test_a_row_says_what_one_row_at_a_time_without_a_cache_says(
     assert all(c.seconds > 0 for c in completions)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [FAMILIES[0], *(pytest.param(each, marks=pytest.mark.night) for each in FAMILIES[1:])]
+)
 def test_batch_order_partition_and_width_change_no_row(
     family: str, family_models: dict[str, Any], tokenizer: Any
 ) -> None:

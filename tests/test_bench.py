@@ -197,6 +197,7 @@ def test_a_gpu_question_says_in_one_sentence_that_there_is_none(tmp_path: Path, 
     assert gpu.device(setup(tmp_path, device="cpu")) == "cpu"
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_what_a_gpu_question_takes_of_ours_is_imported_without_spark() -> None:
     hidden = (

@@ -34,6 +34,8 @@ from curation.session import share
 from curation.tables import Tables
 from tests.helpers import commits, demo_documents, settings, write_lines
 
+pytestmark = pytest.mark.processes  # beside the others, under Spark Connect
+
 CONFIG = DecontaminationConfig(shortest=3, longest=4, margin=5, most_cuts=3, commonest=25, shortest_piece=4)
 TESTS = {"t1": ("one two three four five", "arc"), "t2": ("six seven eight", "boolq"), "t3": ("a common run", "arc")}
 
@@ -88,7 +90,6 @@ def reference(texts: dict[str, str], config: DecontaminationConfig) -> dict[str,
     return judged
 
 
-@pytest.mark.connect
 @pytest.mark.parametrize("partitions", [1, 5])
 def test_what_is_left_of_each_document_is_that_of_the_reference(spark: SparkSession, partitions: int) -> None:
     texts = documents()
@@ -230,6 +231,7 @@ def test_searched_once_it_holds_on_until_documents_come(
         contamination.applied(run, corpus.key(run) + "later")
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_with_the_chunks_that_are_missing(
     searched: tuple[RunConfig, dict[str, Any]], spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

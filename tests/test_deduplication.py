@@ -21,7 +21,7 @@ from curation.progress import Terminal
 from curation.tables import Tables
 from tests.helpers import demo_documents, settings, write_lines
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]  # beside the others, under Spark Connect
+pytestmark = [pytest.mark.night, pytest.mark.slow, pytest.mark.processes]  # beside the others, under Spark Connect
 
 
 def copies() -> list[dict[str, Any]]:
@@ -97,7 +97,6 @@ def test_none_keeps_all_and_looking_again_finds_the_same(
     assert versions == {spec.name: Tables(spark, config.tables).version(spec) for spec in (SIGNATURES, PAIRS)}
 
 
-@pytest.mark.night
 def test_before_the_ranking_the_longest_stays_and_only_it_is_sampled(
     after: tuple[RunConfig, dict[str, Any]], spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from curation.frames import driver_rows
 from curation.tables import Tables
 from tests.helpers import settings
 
+pytestmark = pytest.mark.processes  # beside the others, under Spark Connect
+
 RUNS = [
     Row(selection_id="aa11", name="default", version=1), Row(selection_id="ab22", name="default", version=2),
     Row(selection_id="cc33", name="wiki", version=1),
@@ -40,7 +42,6 @@ def test_one_that_is_not_there_is_a_sentence_with_those_that_are(wanted: str, me
         find_selection(RUNS, wanted, root="/t")
 
 
-@pytest.mark.connect
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_document_of_either_stands_on_its_side(spark: SparkSession, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -303,7 +303,7 @@ def test_the_same_row_twice_is_a_duplicate_of_itself(spark: SparkSession, tmp_pa
     assert result["duplicates"] == [{"doc_id": "a", "duplicate_of": "a", "file": path, "row": 2, "import_id": "run"}]
 
 
-@pytest.mark.connect
+@pytest.mark.processes  # under Spark Connect, which allows less
 def test_what_was_imported_stays_and_only_what_is_new_comes(spark: SparkSession, tmp_path: Path) -> None:
     old = write(tmp_path / "old.jsonl", [{"id": "m", "text": "x"}, {"id": "n", "text": "y"}])
     first = imported(spark, [old])
@@ -477,7 +477,7 @@ def test_a_catalog_table_is_an_input(spark: SparkSession, tmp_path: Path) -> Non
         spark.sql("DROP TABLE default.pages_in_catalog")
 
 
-@pytest.mark.connect
+@pytest.mark.processes  # under Spark Connect, which allows less
 def test_formats_mix_in_one_import(spark: SparkSession, tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"text": "1"}])
     write(tmp_path / "deep" / "b.ndjson.gz", [{"text": "2"}])

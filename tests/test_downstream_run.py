@@ -26,7 +26,7 @@ from evaluation.tables import DOWNSTREAM_EVALUATIONS, DOWNSTREAM_RUNS, HELD_OUT_
 from tests.helpers import commits, rows_hash, write_lines
 from tests.test_downstream import TASK_YAML
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]
+pytestmark = [pytest.mark.night, pytest.mark.slow, pytest.mark.processes]
 
 SEEDS_ID, COMPARISON = "seeds", "compared"
 TEXTS = {
@@ -142,7 +142,6 @@ def test_a_second_run_trains_nothing_and_writes_nothing(made: Made, spark: Spark
     assert [commits(Path(tables.path(spec))) for spec in (*DOWNSTREAM, HELD_OUT_EXAMPLES)] == before
 
 
-@pytest.mark.night
 def test_killed_between_waves_it_goes_on_to_the_same_tables(
     made: Made, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

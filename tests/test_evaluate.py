@@ -119,6 +119,7 @@ def versions(spark: SparkSession, config: EvaluationConfig) -> list[int | None]:
     return [Tables(spark, config.tables).version(spec) for spec in ALL]
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_a_comparison_has_a_model_for_each_arm_and_seed_and_a_page_that_says_what_json_says(
@@ -148,6 +149,7 @@ def test_a_comparison_has_a_model_for_each_arm_and_seed_and_a_page_that_says_wha
     assert "Told at 6,144 tokens a model, the most of 3,072 and 6,144" in page and "Gain by tokens" in page
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_a_second_comparison_trains_and_writes_nothing(made: Made, spark: SparkSession) -> None:
@@ -160,6 +162,7 @@ def test_a_second_comparison_trains_and_writes_nothing(made: Made, spark: SparkS
     }
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_one_number_of_tokens_of_several_is_there_already_and_tells_the_same(made: Made, spark: SparkSession) -> None:
@@ -210,6 +213,7 @@ def _row(spec: TableSpec, spark: SparkSession, **values: Any) -> list[Any]:
     return [values.get(name) for name in spec.struct(spark).names]
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_a_return_counts_all_tables_at_the_prices_given(made: Made, spark: SparkSession, tmp_path: Path) -> None:

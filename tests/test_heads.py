@@ -63,6 +63,7 @@ def classifiers(tables: Tables, classifier_id: str) -> dict[str, Row]:
     return {row["head"]: row for row in tables.read(CLASSIFIERS).where(F.col("classifier_id") == classifier_id).collect()}
 
 
+@pytest.mark.night
 def test_heads_turned_on_later_leave_all_that_was_there_and_the_same_scores_for_all_targets(
     headed: Finished, finished: Finished, spark: SparkSession
 ) -> None:
@@ -103,6 +104,7 @@ def test_heads_turned_on_later_leave_all_that_was_there_and_the_same_scores_for_
     }
 
 
+@pytest.mark.night
 def test_a_second_run_is_unchanged_and_going_back_finds_what_was_without_heads(
     own: Path, headed: Finished, finished: Finished, spark: SparkSession
 ) -> None:
@@ -116,6 +118,7 @@ def test_a_second_run_is_unchanged_and_going_back_finds_what_was_without_heads(
     assert (back["classifier"], back["selection"]) == (finished[1]["classifier"], finished[1]["selection"])
 
 
+@pytest.mark.night
 def test_each_heads_score_is_what_its_classifier_gives_alone(headed: Finished, spark: SparkSession) -> None:
     root, report = headed
     tables = Tables(spark, str(root))
@@ -129,6 +132,7 @@ def test_each_heads_score_is_what_its_classifier_gives_alone(headed: Finished, s
         assert {"": row["score"], **row["heads"]} == {head: scores[row["doc_id"]] for head, scores in alone.items()}
 
 
+@pytest.mark.night
 def test_a_head_is_the_classifier_that_its_benchmark_alone_would_train(
     own: Path, headed: Finished, finished: Finished, spark: SparkSession
 ) -> None:
@@ -239,6 +243,7 @@ def test_features_are_chosen_by_the_run_and_recorded_with_every_classifier(
     assert found == dict(zip(texts["doc_id"].to_pylist(), scores, strict=True))
 
 
+@pytest.mark.night
 def test_a_cut_by_head_and_its_explanation_read_scores_only(
     own: Path, headed: Finished, spark: SparkSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -297,6 +302,7 @@ def test_scores_of_a_version_without_heads_stay_and_new_ones_may_have_heads(tmp_
     }
 
 
+@pytest.mark.night
 def test_an_arm_for_one_target_keeps_the_best_by_that_head(own: Path, finished: Finished, spark: SparkSession) -> None:
     run = Run(settings(finished[0], tables=str(own), heads=True), spark, Terminal())
     (arm,) = make_arms(run, ArmsConfig(arms=("betr:arc_easy",), tokens=5_000))

@@ -32,6 +32,8 @@ from curation.progress import Terminal
 from curation.slices import cut_slices
 from tests.helpers import settings
 
+pytestmark = pytest.mark.processes  # beside the others, under Spark Connect
+
 NO_SPARK: Any = None  # local files are listed without it
 
 CARD = """---
@@ -178,7 +180,6 @@ def test_of_a_saved_dataset_its_own_list_counts(tmp_path: Path) -> None:
 # -- Arrow files -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.connect
 def test_arrow_and_parquet_give_the_same_rows(spark: SparkSession, tmp_path: Path) -> None:
     rows = table(0, 20)
     more = {

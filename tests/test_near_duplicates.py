@@ -17,6 +17,8 @@ from curation.near_duplicates import NearDuplicateConfig
 from curation.overlap import Grams, words
 from curation.tables import Tables, TableSpec
 
+pytestmark = pytest.mark.processes  # beside the others, under Spark Connect
+
 Pair = tuple[str, str]
 CONFIG = NearDuplicateConfig()
 DOCUMENTS = "doc_id string, text string"
@@ -253,7 +255,6 @@ def test_batches_and_groups_change_no_similarity(size: int, some: dict[str, str]
 # -- clusters ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.connect
 def test_clusters_are_those_of_all_pairs_compared(texts: dict[str, str], spark: SparkSession) -> None:
     expected = near_pairs(texts, CONFIG.threshold)
     store = Memory(spark)

@@ -73,6 +73,7 @@ def first(spark: SparkSession, folder: Path) -> Ran:
 # -- what they show ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_the_first_selects_documents_for_its_tasks(first: Ran, folder: Path) -> None:
     assert first.charts() >= {"labels", "scores", "histogram", "subjects"}
@@ -84,6 +85,7 @@ def test_the_first_selects_documents_for_its_tasks(first: Ran, folder: Path) -> 
     assert "In short" in (folder / "selection.html").read_text()
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_the_second_explains_that_selection_and_cuts_another(first: Ran) -> None:
     ran = run(SECOND)

@@ -174,7 +174,7 @@ def unscored(house: Path, spark: SparkSession) -> Tables:
     return Tables(spark, tables.root)
 
 
-@pytest.mark.connect
+@pytest.mark.processes  # under Spark Connect, which allows less
 def test_both_ways_of_reading_leave_the_same_scores(
     house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,6 +221,7 @@ def test_a_corpus_file_that_is_gone_is_named_and_its_chunk_not_committed(
     assert chunks and last.parent.name.removeprefix("chunk=") not in chunks
 
 
+@pytest.mark.night
 def test_going_back_to_an_earlier_setting_makes_it_current_again(
     house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
 ) -> None:

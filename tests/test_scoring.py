@@ -316,7 +316,7 @@ def test_a_pinned_version_reads_the_files_that_it_had(
     assert settled(scored_by_files(spark, tables.read(STORED, version), classifier)) == before
 
 
-@pytest.mark.connect
+@pytest.mark.processes  # under Spark Connect, which allows less
 def test_deletion_vectors_and_mapped_columns_go_through_spark_and_say_so(spark: SparkSession, own: Path) -> None:
     tables = Tables(spark, str(own))
     name = tables.location(STORED)

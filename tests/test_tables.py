@@ -160,7 +160,7 @@ def test_a_root_that_is_a_file_is_refused(spark: SparkSession, tmp_path: Path) -
         Tables(spark, str(tmp_path / "file"))
 
 
-@pytest.mark.connect
+@pytest.mark.processes  # under Spark Connect, which allows less
 def test_tables_in_a_schema_work_as_those_in_a_folder(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = f"spark_catalog.curation_test_{os.getpid()}"  # another run of the tests may go on beside this one
     spark.sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")

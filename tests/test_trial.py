@@ -51,6 +51,7 @@ def cleaned_as_a_run_does(tables: Tables, seen: Observed) -> None:
     assert seen.write_seconds[SIGNATURES.name] > 0 and seen.write_seconds[CONTAMINATION_HITS.name] > 0
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_an_estimate_tells_every_stage_and_leaves_nothing_behind(
     finished: tuple[Path, dict[str, Any]], spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
