@@ -17,8 +17,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # workers would compile what th
 # compiled by Java's second compiler at its usual thresholds it takes longer than it would have run.
 os.environ.setdefault(
     "JAVA_TOOL_OPTIONS",
-    "-XX:+UseSerialGC -Xmn1536m -XX:MetaspaceSize=512m -XX:Tier4InvocationThreshold=20000 -XX:Tier4MinInvocationThreshold=3000 "
-    "-XX:Tier4CompileThreshold=50000 -XX:Tier4BackEdgeThreshold=200000",
+    "-XX:+UseSerialGC -XX:InitialRAMPercentage=20 -Xmn1536m -XX:MetaspaceSize=512m -XX:Tier4InvocationThreshold=20000 "
+    "-XX:Tier4MinInvocationThreshold=3000 -XX:Tier4CompileThreshold=50000 -XX:Tier4BackEdgeThreshold=200000",
 )
 LOCAL = Path(__file__).parent.parent / ".local"
 os.environ.setdefault("BETR_HOME", str(LOCAL))
@@ -28,7 +28,8 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(LOCAL / "cache" / "numba"))
 CONF = {
     # Delta keeps the snapshots of the last 10,000 tables for an hour, and the suite makes hundreds of roots: they filled
     # a heap of 2 GB, and collectors took 220 s of CPU in a run of all tests; with a hundred tables and 3 GB, 100 s. Of 3 GB
-    # the tests still filled nine tenths: 5 GB, of which objects that die young have more room.
+    # the tests still filled nine tenths: 5 GB, of which objects that die young have more room, and all of it from the start:
+    # each step by which a heap grew was a collection of the whole.
     "spark.driver.memory": "5g",
     "spark.databricks.delta.delta.log.cacheSize": "100",
     "spark.sql.shuffle.partitions": "2",

@@ -159,6 +159,7 @@ def test_a_side_without_text_is_refused_by_name() -> None:
 # -- what the classifiers are taught -----------------------------------------------------------------------------------
 
 
+@pytest.mark.night
 @pytest.mark.processes  # under Spark Connect, which allows less
 def test_good_text_is_named_by_source_metadata_and_file_and_is_never_a_negative(
     spark: SparkSession, tmp_path: Path

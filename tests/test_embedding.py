@@ -496,7 +496,6 @@ def test_a_worker_names_the_row_without_text(spark: SparkSession) -> None:
     assert explain(caught.value) == "embedding: doc_id d001 has no text (null); leave such rows out"
 
 
-@pytest.mark.connect
 def test_an_embedding_that_is_not_finite_names_its_row(spark: SparkSession, copy: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file

@@ -254,6 +254,7 @@ def test_a_return_counts_all_tables_at_the_prices_given(made: Made, spark: Spark
         pipeline.run_roi(dataclasses.replace(asked, arm="dsir"), spark=spark)
 
 
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.processes
 def test_a_comparison_without_questions_or_a_main_line_is_one_sentence(

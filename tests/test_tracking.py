@@ -430,6 +430,7 @@ def test_a_run_is_logged_and_its_classifier_registered_once_recorded_and_taken_b
     assert pipeline.run_stage("train", config(**from_file), spark=spark)["classifier"] == taken
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_generation_is_logged_with_its_page_and_card(
     generated: tuple[dict[str, Any], dict[str, Any]], spark: SparkSession, store: str, tmp_path: Path
