@@ -71,8 +71,7 @@ $(STAMPS)/java-classes: curation/class_archive.py .local/jars/jars.json $(STAMPS
 	@$(PY) -m curation.class_archive
 	@touch $@
 
-KERNELS := $(addsuffix .py,$(addprefix betr/,classifier features ranking segments) \
-	$(addprefix curation/,compiled held_out near_duplicates word_hashes) $(addprefix evaluation/,dsir fitting))
+KERNELS := $(shell grep -lE '^@[a-z._]*(jit|_compiled)' curation/*.py betr/*.py bare/*.py evaluation/*.py)
 
 $(STAMPS)/kernels: setup/kernels.py $(KERNELS) $(STAMPS)/project
 	@echo "setup: kernels, compiled once for every later start"

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from betr.classifier import FoldedHeads, TrainingConfig, feature_contributions, train_classifier
-from betr.kernel import text_margins
+from betr.classifier import TrainingConfig, feature_contributions, train_classifier
 from betr.ranking import Examples, NearestDocuments, _every_similarity, _margin, _nearest_rows, _normalise
 from curation.held_out import TestIndex
 from curation.near_duplicates import NearDuplicateConfig, _compare_batches, _connect, sign_texts
@@ -30,10 +29,8 @@ def classify(texts: pa.Array) -> None:
     for kind in KINDS:
         config = TrainingConfig(dim=4, epochs=1, min_count=1, buckets=50, **kind)
         classifier, _ = train_classifier([(text, i % 2) for i, text in enumerate(TEXTS)], config)
-        text_margins(classifier._weights, texts, kernel="numba")
+        classifier.margins(texts, kernel="numba")
         feature_contributions(TEXTS[0], classifier)
-        for _, weights in FoldedHeads((classifier, classifier))._passes:
-            text_margins(weights, texts, kernel="numba")
 
 
 def rank() -> None:

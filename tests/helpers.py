@@ -148,17 +148,15 @@ def interpreting_environment() -> dict[str, str]:
     return {**brief_environment(), "PYSPARK_SUBMIT_ARGS": " ".join([*said, "pyspark-shell"])}
 
 
-def run_command(
-    *arguments: str, module: str = "betr.cli", timeout: float = 800, interpreted: bool = False, **env: str
-) -> "subprocess.CompletedProcess[str]":
+def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """The real command line in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", "betr.cli", *arguments],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=800,
         check=False,
-        env={**(interpreting_environment() if interpreted else brief_environment()), **env},
+        env=brief_environment(),
         cwd=Path(__file__).parent.parent,
     )
 

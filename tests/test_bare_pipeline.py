@@ -271,8 +271,8 @@ def test_rounds_see_a_collapse_act_and_halt(spark: SparkSession, tmp_path: Path)
 Fill = Callable[[str, dict[str, str]], str]
 
 
-def reviewers_sheet(settings: dict[str, Any], folder: Path, spark: SparkSession) -> tuple[list[dict[str, str]], Fill]:
-    """Twelve rows as reviewers get them, and what writes a sheet of this name with their verdicts."""
+def reviewers_sheet(settings: dict[str, Any], folder: Path, spark: SparkSession) -> tuple[list[str], str, Fill]:
+    """Twelve rows as reviewers get them: those accepted, one that is not, and what writes a sheet with verdicts on them."""
     publish.review_export(config(settings), str(folder / "out"), 12, spark=spark)
     assert "<html" in (folder / "out" / "page.html").read_text()
     with (folder / "out" / "sheet.csv").open(newline="") as file:
@@ -290,20 +290,15 @@ def reviewers_sheet(settings: dict[str, Any], folder: Path, spark: SparkSession)
                 writer.writerow({**line, "verdict": said, "reason": reason, "reviewer": "ann" if said else ""})
         return str(path)
 
-    return lines, fill
-
-
-def accepted_and_failed(lines: list[dict[str, str]]) -> tuple[list[str], str]:
     good = [line["row_id"] for line in lines if line["automatic"] == "accepted"]
-    return good, next(line["row_id"] for line in lines if line["automatic"] != "accepted")
+    return good, next(line["row_id"] for line in lines if line["automatic"] != "accepted"), fill
 
 
 def test_reviewers_overrule_verdicts_and_bad_sheets_are_refused_whole(
     copied: dict[str, Any], spark: SparkSession, tmp_path: Path
 ) -> None:
     this = config(copied)
-    lines, fill = reviewers_sheet(copied, tmp_path, spark)
-    good, failed = accepted_and_failed(lines)
+    good, failed, fill = reviewers_sheet(copied, tmp_path, spark)
     with pytest.raises(InputError, match="is accepted, but it holds no item"):
         publish.review_import(this, [fill("bad.csv", {failed: "accept"})], spark=spark)
     with pytest.raises(InputError, match=r"/empty\.csv: no row has a verdict yet; fill in verdict, reason and reviewer"):
@@ -326,8 +321,7 @@ def test_rows_are_made_anew_for_those_rejected_and_published_with_their_reviews(
     copied: dict[str, Any], spark: SparkSession, tmp_path: Path
 ) -> None:
     this = config(copied)
-    lines, fill = reviewers_sheet(copied, tmp_path, spark)
-    good, failed = accepted_and_failed(lines)
+    good, failed, fill = reviewers_sheet(copied, tmp_path, spark)
     sheet_in = fill("good.csv", {good[0]: "reject", good[1]: "accept", failed: "reject"})
     assert publish.review_import(this, [sheet_in], spark=spark)["changed"] == 1
     assert publish.review_import(this, [sheet_in], spark=spark)["changed"] == 0

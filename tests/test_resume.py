@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,11 +31,10 @@ def ctrl_c_when(moment: Callable[[], bool]) -> Iterator[None]:
     over = threading.Event()
 
     def wait() -> None:
-        while not over.is_set():
+        while not over.wait(0.002):
             if moment():
                 os.kill(os.getpid(), signal.SIGINT)
                 return
-            time.sleep(0.002)
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
