@@ -186,6 +186,7 @@ def test_a_selection_holds_what_the_tests_leave(searched: tuple[RunConfig, dict[
     assert {row["verdict"] for row in judged.values()} == {"cut", "dropped"}
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_an_export_holds_the_pieces_and_the_tokens_that_the_selection_counts(
     searched: tuple[RunConfig, dict[str, Any]], spark: SparkSession
@@ -212,6 +213,7 @@ def test_an_export_holds_the_pieces_and_the_tokens_that_the_selection_counts(
     assert whole == {id_: len(wanted[id_].encode()) for id_ in whole}
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_searched_once_it_holds_on_until_documents_come(
     searched: tuple[RunConfig, dict[str, Any]], spark: SparkSession
@@ -266,6 +268,7 @@ def test_a_search_that_was_killed_goes_on_with_the_chunks_that_are_missing(
     assert len({tuple(row)[1:] for row in hits}) == 1  # every quotation has 20 words: the same hits by either
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_why_a_document_is_cut_is_told(searched: tuple[RunConfig, dict[str, Any]], spark: SparkSession) -> None:
     config, _ = searched
@@ -292,6 +295,7 @@ def test_a_test_row_that_cannot_be_read_stops_the_search(
         pipeline.run_stage("select", config, spark=spark)
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_release_is_a_table_that_nothing_writes_again(
     searched: tuple[RunConfig, dict[str, Any]], spark: SparkSession

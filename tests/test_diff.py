@@ -58,6 +58,7 @@ def test_every_document_of_either_stands_on_its_side(spark: SparkSession, seed: 
     assert moved == sorted(moved, reverse=True) and len(found) == 3
 
 
+@pytest.mark.night
 def test_a_larger_cut_holds_the_smaller_one_and_the_command_says_so(
     finished: tuple[Path, dict[str, Any]], spark: SparkSession, tmp_path: Path
 ) -> None:

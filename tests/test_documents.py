@@ -202,7 +202,7 @@ def test_frames_have_the_columns_of_their_tables(spark: SparkSession, tmp_path: 
         assert found == {field.name: field.dataType for field in spec.struct(spark).fields}
 
 
-@pytest.mark.parametrize("split", [None, 200])
+@pytest.mark.parametrize("split", [None, pytest.param(200, marks=pytest.mark.night)])
 def test_every_row_falls_where_the_rules_say(spark: SparkSession, tmp_path: Path, split: int | None) -> None:
     lines = [row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode() for row in AWKWARD]
     parts = {"x.jsonl": lines, "y.jsonl.gz": lines[::-1], "z.jsonl.zst": lines, "a.jsonl": lines[::2]}
@@ -229,7 +229,7 @@ class setting:  # noqa: N801 - reads like a keyword
             self.spark.conf.unset(self.key)
 
 
-@pytest.mark.parametrize("split", [150, 1000])
+@pytest.mark.parametrize("split", [150, pytest.param(1000, marks=pytest.mark.night)])
 def test_row_numbers_are_exact_for_any_split(spark: SparkSession, tmp_path: Path, split: int) -> None:
     bad = {1, 2, 17, 30, 49, 50}
     rows = [b"{broken" if n in bad else {"text": f"document {n} " + "x" * (n % 50)} for n in range(1, 51)]

@@ -322,6 +322,7 @@ def test_a_dataset_that_cannot_be_had_is_a_sentence(tmp_path: Path, monkeypatch:
         list_inputs(NO_SPARK, ["hf://datasets/house/pages"])
 
 
+@pytest.mark.night
 def test_a_dataset_of_the_hub_is_imported_once(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

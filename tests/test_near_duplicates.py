@@ -273,6 +273,7 @@ def test_clusters_are_those_of_all_pairs_compared(texts: dict[str, str], spark: 
     assert clustered(find(moved, again), again) == connected(found)
 
 
+@pytest.mark.night
 def test_new_documents_give_the_clusters_of_one_run_over_all(texts: dict[str, str], spark: SparkSession) -> None:
     store, fresh = Memory(spark), Memory(spark)
     ids = list(texts)

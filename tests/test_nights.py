@@ -47,6 +47,9 @@ def test_the_second_night_scores_what_is_new_and_carries_the_cut_on(
         "import": "done", "targets": "unchanged", "sample": "unchanged", "embed": "unchanged", "rank": "unchanged",
         "train": "unchanged", "score": "done", "select": "done", "cover": "done", "watch": "done",
     }  # fmt: skip
+    rows = {each["stage"]: each["rows_out"] for each in second["stages"]}
+    assert rows["import"] == rows["score"] == 60  # what is there is neither read nor scored again
+    assert second["classifier"] == finished[1]["classifier"]
     first, cut = finished[1]["selection"], second["selection"]
     assert cut["threshold"] == first["threshold"] and cut["documents"] == 660
     tables = Tables(spark, night.tables)

@@ -109,6 +109,7 @@ def test_a_new_cut_reads_scores_only(house: Path, finished: tuple[Path, dict[str
     assert [(row["name"], row["version"], row["keep"]) for row in runs] == [("default", 1, 0.25), ("default", 2, 0.1)]
 
 
+@pytest.mark.night
 def test_an_added_file_is_scored_alone_and_the_classifier_stays(
     house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession
 ) -> None:
@@ -174,6 +175,7 @@ def unscored(house: Path, spark: SparkSession) -> Tables:
     return Tables(spark, tables.root)
 
 
+@pytest.mark.night
 @pytest.mark.processes  # under Spark Connect, which allows less
 def test_both_ways_of_reading_leave_the_same_scores(
     house: Path, finished: tuple[Path, dict[str, Any]], spark: SparkSession, capsys: pytest.CaptureFixture[str]

@@ -134,6 +134,7 @@ def world(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Worl
 # -- held-out examples -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.night
 def test_what_was_trained_on_or_stands_in_the_pool_is_not_measured_and_is_counted(world: World) -> None:
     assert world.asking.counts == {"near": 4, "sums": 1}
     assert world.asking.rejected == {"near": {"no_answer": 1}} and world.asking.duplicates == {"sums": 1}
@@ -144,6 +145,7 @@ def test_what_was_trained_on_or_stands_in_the_pool_is_not_measured_and_is_counte
     assert rows["What do targets hold?\n"] == TRAINING_EXAMPLE
 
 
+@pytest.mark.night
 def test_a_second_time_nothing_is_searched_or_written_and_contamination_may_be_refused(world: World) -> None:
     def again(**changed: Any) -> HeldOut:
         pool = world.tables.read(DOCUMENTS)
@@ -195,6 +197,7 @@ def test_a_file_without_a_question_is_refused(spark: SparkSession, tmp_path: Pat
 # -- arms and tokens ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.night
 def test_an_arms_tokens_are_its_selected_texts_and_a_cut_document_is_its_pieces(world: World) -> None:
     near, sums = proxy.arms(world.tables)
     assert (near.arm_id, sums.arm_id) == ("arm-a", "arm-b"), "of two arms of one name the later"
@@ -211,6 +214,7 @@ def test_an_arms_tokens_are_its_selected_texts_and_a_cut_document_is_its_pieces(
         proxy.arms(world.tables, ["elsewhere"])
 
 
+@pytest.mark.night
 def test_of_an_arm_much_larger_than_needed_a_share_is_tokenised_by_hash(world: World, tmp_path: Path) -> None:
     near = replace(proxy.arms(world.tables)[0], tokens=300)
     files = tokenise(near, world.tokenizer, tmp_path, tokens=30)
@@ -227,6 +231,7 @@ def test_of_an_arm_much_larger_than_needed_a_share_is_tokenised_by_hash(world: W
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.night
 def test_every_arm_trains_on_equal_tokens_and_repetitions_are_said(world: World) -> None:
     runs = {row["arm"]: row for row in world.tables.read(PROXY_RUNS).where(F.col("status") == FINISHED).where("seed = 0").collect()}
     assert set(runs) == {"near", "sums"} and world.done.trained == 2 and not world.done.diverged
@@ -242,6 +247,7 @@ def test_every_arm_trains_on_equal_tokens_and_repetitions_are_said(world: World)
     assert all("each is seen" in said and "worth less" in said for said in world.done.warnings)
 
 
+@pytest.mark.night
 def test_evaluations_are_those_of_the_kept_weights_in_both_phases(world: World) -> None:
     for proxy_id in world.done.proxy_ids:
         rows = world.evaluations(proxy_id)
@@ -258,6 +264,7 @@ def test_evaluations_are_those_of_the_kept_weights_in_both_phases(world: World) 
     assert world.tables.read(EVALUATIONS).where("abs(bits_per_byte - nats / ln(2) / bytes) > 1e-9").isEmpty()
 
 
+@pytest.mark.night
 def test_a_second_run_trains_nothing_and_writes_nothing(world: World) -> None:
     folders = [Path(world.tables.path(spec)) for spec in (PROXY_RUNS, EVALUATIONS)]
     before = [commits(each) for each in folders]
@@ -267,6 +274,7 @@ def test_a_second_run_trains_nothing_and_writes_nothing(world: World) -> None:
     assert [commits(each) for each in folders] == before and set(told) == {(0, 0)}
 
 
+@pytest.mark.night
 def test_what_was_killed_goes_on_from_its_checkpoint_and_what_was_through_is_only_read(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +323,7 @@ def test_what_was_killed_goes_on_from_its_checkpoint_and_what_was_through_is_onl
         assert not (world.working / "runs" / run.proxy_id / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.night
 def test_a_diverged_run_is_recorded_and_gives_no_evaluation(world: World) -> None:
     wild = replace(TRAINING, tokens=200 * 64, learning_rate=50.0, warmup=0.3, clip=1e9)
     done = world.train(replace(CONFIG, training=wild))
@@ -326,6 +335,7 @@ def test_a_diverged_run_is_recorded_and_gives_no_evaluation(world: World) -> Non
     assert world.train(replace(CONFIG, training=wild)).trained == 0, "nor is it tried again"
 
 
+@pytest.mark.night
 def test_an_arm_that_would_be_repeated_too_often_is_refused_before_anything_is_trained(world: World) -> None:
     strict = replace(TRAINING, most_epochs=2.0, tokens=31 * 64)
     with pytest.raises(InputError, match=r"arm near holds \d+ tokens, and 1,984 would repeat them"):
@@ -363,6 +373,7 @@ def test_the_dear_runs_come_first() -> None:
     assert [(run.seed, run.arm) for run in runs[:4]] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
 
 
+@pytest.mark.night
 def test_a_missing_token_file_names_the_working_folder(world: World, tmp_path: Path) -> None:
     run = proxy.ProxyRun("p", "a", "a", parse_size("16x1x2"), 0, TokenFiles(str(tmp_path), ("no",), 1, 1, 1.0))
     before = torch.get_num_threads()
