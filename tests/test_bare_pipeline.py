@@ -19,9 +19,10 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from bare import checking, comparison, pipeline, publish, stages
+from bare import checking, comparison, pipeline, publish, show, stages
 from bare.cli import build_parser
 from bare.config import BareConfig
+from bare.run import Run
 from bare.tables import (
     DRAFTS,
     GENERATIONS,
@@ -41,6 +42,7 @@ from curation.embedding import EncoderConfig, resolve_encoder
 from curation.errors import InputError
 from curation.export import ExportConfig
 from curation.hashing import content_id
+from curation.progress import Terminal
 from curation.session import share
 from curation.tables import Tables
 from tests.bare_house import QUESTION, SCRIPT, config, house, seed_rows
@@ -112,8 +114,11 @@ def test_a_second_run_makes_no_row_and_no_token(generated: tuple[dict[str, Any],
     same = ("generation_id", "drafts", "accepted", "rejected", "tokens_in", "measures", "indistinguishability")
     assert {k: again[k] for k in same} == {k: first[k] for k in same}
     assert versions() == before and None not in before.values()
-    for view in ("summary", "reasons", "rows", "measures", "rounds", "generations"):
-        assert pipeline.view(config(settings), view, spark=spark), view
+    assert pipeline.view(config(settings), "generations", spark=spark)
+    reopened = Run(config(settings), spark, Terminal())
+    stages.reopen(reopened)
+    for view in ("summary", "reasons", "rows", "measures", "rounds"):
+        assert show.show(reopened, view), view
 
 
 @pytest.mark.night

@@ -26,6 +26,8 @@ from curation.tables import Tables
 from tests.helpers import settings
 from tests.test_bare_report import Reader as PageReader
 
+pytestmark = pytest.mark.processes  # beside the others, under Spark Connect
+
 JUDGED = "by_score double, tokens bigint, kept boolean, source string"
 
 
@@ -113,7 +115,6 @@ def test_calibration_is_that_of_the_documents_that_validated_the_classifier(foun
         assert each.low <= each.share <= each.high
 
 
-@pytest.mark.connect
 def test_a_balanced_calibration_weighs_both_classes_alike(spark: SparkSession) -> None:
     rows = [(0.95, 1)] * 9 + [(0.95, 0)] * 9 + [(0.05, 1)] * 1 + [(0.05, 0)] * 81
     low, high = calibration(driver_rows(spark, rows, "score double, label int"))
