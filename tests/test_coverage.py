@@ -16,6 +16,8 @@ from curation.errors import InputError
 from curation.frames import driver_rows
 from tests.helpers import write_lines
 
+pytestmark = pytest.mark.processes  # beside the others, under Spark Connect
+
 RANKS = "example_id string, doc_id string, rank int, similarity float"
 
 
@@ -73,7 +75,6 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@pytest.mark.connect
 @pytest.mark.parametrize(("seed", "partitions"), [(0, 1), (1, 3), (2, 7)])
 def test_coverage_is_the_references_for_any_partitioning(spark: SparkSession, seed: int, partitions: int) -> None:
     parts = house(seed)

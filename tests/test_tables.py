@@ -23,7 +23,6 @@ def content(tables: Tables, version: int | None = None) -> list[tuple[str, str, 
     return sorted(tuple(row) for row in tables.read(THINGS, version).collect())
 
 
-@pytest.mark.connect
 def test_inserting_twice_changes_nothing_and_keeps_what_is_there(spark: SparkSession, tables_root: str) -> None:
     tables = Tables(spark, tables_root)
     tables.insert(THINGS, things(spark, ("a", "x", 1.0), ("b", "y", 2.0)))
@@ -103,7 +102,6 @@ def test_a_table_that_is_not_there_reads_as_empty(spark: SparkSession, tables_ro
     assert tables.read(THINGS).count() == 0
 
 
-@pytest.mark.connect
 def test_every_commit_says_who_made_it_from_what(spark: SparkSession, tables_root: str) -> None:
     tables = Tables(spark, tables_root, run_id="r1", config_hash="c1")
     tables.append(OTHERS, spark.createDataFrame([("o",)], OTHERS.schema))

@@ -246,6 +246,7 @@ def test_a_registry_that_tells_no_tags_in_a_search_is_asked_for_each_version() -
     assert tracking._find(Catalog(), "main.betr.c", {"sha256": "none"}) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_the_store_that_mlflow_takes_where_nothing_is_said_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored_in(tmp_path, monkeypatch)
