@@ -47,9 +47,10 @@ $(STAMPS)/tools: requirements/tools.txt setup/check
 
 $(STAMPS)/packages: requirements/lock.txt $(STAMPS)/tools
 	@echo "setup: Python packages"
-	@# A sync that was killed may have left half a package that looks whole: then all are installed again.
+	@# A sync that was killed may have left half a package that looks whole: then all are installed again. Modules are
+	@# compiled here, as pip does it: else every process that is started first compiles what it imports, half a minute.
 	@again=; if [ -e $@.started ]; then again=--reinstall; fi; touch $@.started; \
-		$(UV) pip sync --quiet $$again --python $(PY) $(LOCKED) --no-binary pyspark --no-build-isolation $<
+		$(UV) pip sync --quiet --compile-bytecode $$again --python $(PY) $(LOCKED) --no-binary pyspark --no-build-isolation $<
 	@touch $@ && rm $@.started
 
 $(STAMPS)/project: pyproject.toml hatch_build.py betr/_kernel.c $(STAMPS)/packages

@@ -326,6 +326,7 @@ def test_what_was_imported_stays_and_only_what_is_new_comes(spark: SparkSession,
     ]
 
 
+@pytest.mark.night
 def test_a_second_import_of_the_same_file_adds_nothing(spark: SparkSession, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"id": str(n), "text": f"text {n}"} for n in range(20)])
     first = imported(spark, [path])

@@ -28,6 +28,8 @@ from curation.tables import Tables
 from tests.helpers import interpreting_environment
 from tests.test_shards import read_back
 
+pytestmark = pytest.mark.processes  # beside the others, under Spark Connect
+
 SCHEMA = "id string, text string, tokens bigint, weight double, source string, metadata map<string,string>"
 SMALL: dict[str, Any] = {"shard_bytes": 4000, "epochs": 1.6}
 ORIGIN = {"selection_id": "s1"}
@@ -140,7 +142,6 @@ def exported(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> C
     return in_format
 
 
-@pytest.mark.connect
 @pytest.mark.parametrize("format", FORMATS)
 def test_shards_hold_what_the_slow_reference_says(exported: Callable[[str], Path], format: str) -> None:
     config, folder = ExportConfig(format=format, **SMALL), exported(format)

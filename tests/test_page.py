@@ -207,6 +207,7 @@ def test_a_documents_markup_is_shown_and_not_run(found: SelectionFigures) -> Non
     assert page.encode()
 
 
+@pytest.mark.night
 def test_a_run_ends_with_its_page_and_one_that_changes_nothing_leaves_it(
     finished: tuple[Path, dict[str, Any]], spark: SparkSession, tmp_path: Path
 ) -> None:

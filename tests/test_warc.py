@@ -409,6 +409,7 @@ def test_slices_go_on_through_a_warc_and_stand_for_their_share_of_it(tmp_path: P
 # -- the stage ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.night
 @pytest.mark.processes  # under Spark Connect, which allows less
 def test_warc_and_wet_become_documents_and_a_cut_is_told(spark: SparkSession, tmp_path: Path) -> None:
     data = zipped([*crawl(6), answer(b"\x89PNG", 50, kind="image/png"), answer(page("gone"), 51)])
