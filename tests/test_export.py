@@ -309,7 +309,6 @@ assert flag.exists() and said["state"] == "done", said
 
 @pytest.mark.night
 @pytest.mark.slow
-@pytest.mark.processes
 def test_a_task_that_spark_tries_again_leaves_no_orphan(exported: Callable[[str], Path], tmp_path: Path) -> None:
     command = [sys.executable, "-c", RETRIED, str(tmp_path / "out"), str(tmp_path / "died")]
     root, env = Path(__file__).parent.parent, interpreting_environment()
